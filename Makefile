@@ -1,0 +1,36 @@
+# Targets of pruned_controller. Plain `make` explains them.
+
+PYTHON ?= python3
+ARGS ?=
+
+IN_VENV := . .venv/setup.sh &&
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
+	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
+	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "make setup cannot go on: $(PYTHON) is not \
+	found; allowed: Python 3.10 or newer; name one: make setup PYTHON=/path/to/python3.11" >&2; \
+	exit 1; }
+	@PIP_ARGS='$(PIP_ARGS)' TORCH_SPEC='$(TORCH_SPEC)' \
+	$(PYTHON) tools/setup_env.py
+
+demo: setup
+	@$(IN_VENV) python -m pruned_controller.demo $(ARGS)
+
+lint: setup
+	@$(IN_VENV) ruff check . && mypy
+
+test: setup lint
+	@$(IN_VENV) python -m pytest $(ARGS)
+
+clean:
+	rm -rf build install log dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,183 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run folders: an agent, its importance and its replay on disk, written whole or not at all.
+
+| file | content |
+|---|---|
+| `config.yaml` | the resolved configuration |
+| `agent.safetensors` | weights of components and targets; widths in the header |
+| `importance.safetensors` | the tracker's state, gathered in training |
+| `replay.safetensors` | the episodes that recovery trains on |
+| `metrics.jsonl` | what happened, one record a line |
+| `evaluation.json` | returns on the fixed seeds |
+| `checkpoint.pt` | while training runs: everything needed to go on to the bit |
+
+No file is a pickle that executes: weights are safetensors, `checkpoint.pt` loads `weights_only`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save as arrays_to_bytes
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from pruning_core import config as configuration
+from pruning_core.agent import Agent
+from pruning_core.config import Config
+from pruning_core.errors import AgentError, PruningError, explain
+from pruning_core.importance import ImportanceTracker
+from pruning_core.networks import Widths
+from pruning_core.replay import Replay
+
+CONFIG, AGENT, IMPORTANCE, REPLAY = (
+    'config.yaml', 'agent.safetensors', 'importance.safetensors', 'replay.safetensors')
+METRICS, EVALUATION, CHECKPOINT = 'metrics.jsonl', 'evaluation.json', 'checkpoint.pt'
+
+
+@dataclass(frozen=True)
+class Run:
+    """An agent folder, opened.
+
+    Attributes:
+        folder: where it lies.
+        config: the configuration that made it.
+        agent: components, targets and fresh optimisers.
+        importance: the tracker as training left it; None where the folder has none.
+        replay: the episodes; None where the folder has none.
+        evaluation: the content of evaluation.json; empty where there is none.
+    """
+
+    folder: Path
+    config: Config
+    agent: Agent
+    importance: ImportanceTracker | None
+    replay: Replay | None
+    evaluation: dict[str, Any]
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, sync it, and rename it into place."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        with temporary.open('rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1) + '\n') and None)
+
+
+def save_run(folder: Path, config: Config, agent: Agent, importance: ImportanceTracker | None,
+             replay: Replay | None) -> None:
+    """Write an agent folder; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG, lambda p: configuration.dump(config, p))
+    tensors = {
+        **{f'components.{k}': v.contiguous() for k, v in agent.components.state_dict().items()},
+        **{f'targets.{k}': v.contiguous() for k, v in agent.targets.state_dict().items()},
+    }
+    header = {'widths': json.dumps(agent.widths.to_json()), 'updates': str(agent.updates)}
+    _write_bytes(folder / AGENT, tensors_to_bytes(tensors, metadata=header))
+    if importance is not None:
+        _write_bytes(folder / IMPORTANCE, tensors_to_bytes(importance.state_dict()))
+    if replay is not None:
+        _write_bytes(folder / REPLAY, arrays_to_bytes(replay.to_arrays()))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    write_atomically(path, lambda p: p.write_bytes(data) and None)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open an agent folder.
+
+    Raises:
+        AgentError: a file is missing, damaged, or does not belong to the others.
+        ConfigError: its configuration cannot be used.
+    """
+    folder = Path(folder)
+    if not (folder / AGENT).is_file():
+        raise AgentError(
+            explain(f"agent '{folder}' was asked for",
+                    f'there is no {AGENT} in it' if folder.is_dir() else 'there is no such folder',
+                    'a run folder that training or pruning finished',
+                    'train one: python -m pruning_core train --config config/pendulum_quick.yaml')
+        )
+    config = configuration.load(folder / CONFIG)
+    try:
+        with safe_open(str(folder / AGENT), 'pt') as file:
+            header = file.metadata() or {}
+        tensors = load_tensors(folder / AGENT)
+        widths = Widths.from_json(json.loads(header['widths']))
+        generator = torch.Generator().manual_seed(config.training.seed)
+        agent = Agent(widths, config.agent, generator)
+        agent.components.load_state_dict(_part(tensors, 'components.'))
+        agent.targets.load_state_dict(_part(tensors, 'targets.'))
+        agent.updates = int(header['updates'])
+        importance = None
+        if (folder / IMPORTANCE).is_file():
+            importance = ImportanceTracker(
+                agent.graph(), dict(agent.components.items()), config.importance)
+            importance.load_state_dict(load_tensors(folder / IMPORTANCE))
+        replay = None
+        if (folder / REPLAY).is_file():
+            replay = Replay.from_arrays(load_arrays(folder / REPLAY))
+        evaluation = {}
+        if (folder / EVALUATION).is_file():
+            evaluation = json.loads((folder / EVALUATION).read_text())
+    except PruningError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise AgentError(
+            explain(f"agent '{folder}' was asked for",
+                    f'it is damaged ({type(error).__name__}: {" ".join(str(error).split())[:300]})',
+                    'the files as training wrote them', 'copy the folder again, or train anew')
+        ) from error
+    return Run(folder, config, agent, importance, replay, evaluation)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resumable state; the one before it stays beside it as `<name>.previous`."""
+    if path.exists():
+        os.replace(path, path.with_suffix('.previous'))
+    write_atomically(path, lambda p: torch.save(dict(state), p))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], Path] | None:
+    """Read the newest whole state, or None where there is none.
+
+    Returns:
+        The state and the file it came from: the previous one where the newest is torn.
+    """
+    for candidate in (path, path.with_suffix('.previous')):
+        try:
+            return torch.load(candidate, weights_only=True), candidate
+        except FileNotFoundError:
+            continue
+        except Exception:  # a torn file raises many kinds; the caller is told which file was used
+            continue
+    return None

@@ -1,0 +1,420 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration: YAML in, frozen dataclasses out; an unknown key is an error with a suggestion.
+
+One dataclass per stage. The comment above a field tells its meaning, its unit and what 0 or an
+empty value does. Derived values are properties, nobody writes to a config, and the resolved one is
+saved beside every result (`dump`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pruning_core.errors import ConfigError, explain, nearest
+
+ACTIVATIONS = ('relu', 'elu')
+SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'l1', 'random')
+ALLOCATIONS = ('uniform', 'global')
+COUPLING_RULES = ('own', 'protect')
+
+
+def _require(ok: bool, key: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(
+            explain(f"'{key}' was set to {value!r}", 'which is out of range', allowed,
+                    'correct it in the YAML file, or with --set section.key=value')
+        )
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The plant to train on."""
+
+    # Gymnasium id, or 'module:Class'.
+    id: str = 'Pendulum-v1'
+    # Plant steps per decision; the control period is this many plant steps.
+    action_repeat: int = 1
+    # Plant steps per episode; 0 takes the environment's own limit.
+    max_episode_steps: int = 0
+    # Seconds between two decisions; 0 asks the environment (its `dt`, else its frame rate).
+    period_s: float = 0.0
+    # Rewards are multiplied by this before learning, so that heads see numbers near 1.
+    reward_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.action_repeat >= 1, 'env.action_repeat', self.action_repeat, '1 or more')
+        _require(self.max_episode_steps >= 0, 'env.max_episode_steps', self.max_episode_steps,
+                 '0 or more')
+        _require(self.period_s >= 0, 'env.period_s', self.period_s, '0 or more seconds')
+        _require(self.reward_scale > 0, 'env.reward_scale', self.reward_scale, 'more than 0')
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Widths of the six components, as in the TD-MPC reference."""
+
+    # Channels of the latent state.
+    latent: int = 50
+    # Width of the encoder's one hidden layer.
+    encoder_hidden: int = 256
+    # Width of both hidden layers of dynamics, reward, policy, q1 and q2.
+    hidden: int = 512
+    # 'relu' (default: half the latency of 'elu' on small planners) or 'elu' (the reference).
+    activation: str = 'relu'
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ('latent', 'encoder_hidden', 'hidden'):
+            _require(getattr(self, name) >= 1, f'network.{name}', getattr(self, name), '1 or more')
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(
+                explain(f"activation '{self.activation}' was asked for",
+                        'it is not known' + nearest(self.activation, ACTIVATIONS),
+                        ', '.join(ACTIVATIONS), 'choose one of these in network.activation')
+            )
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """TD-MPC losses and optimiser (method: Hansen et al. 2022)."""
+
+    # Steps of the latent rollout in the loss.
+    horizon: int = 5
+    # Replay windows per update.
+    batch_size: int = 128
+    # Adam step size.
+    learning_rate: float = 1e-3
+    # Discount per decision.
+    discount: float = 0.99
+    # Share of the online network that enters the target network at each target update.
+    tau: float = 0.02
+    # Updates between two policy and target updates.
+    policy_every: int = 2
+    # Temporal weight rho: step t of the rollout counts rho**t.
+    rho: float = 0.7
+    # Loss weights.
+    consistency_weight: float = 2.0
+    reward_weight: float = 1.0
+    value_weight: float = 0.5
+    # Gradient norm limit.
+    clip_norm: float = 10.0
+    # Standard deviation of the noise on the policy's action inside the losses.
+    policy_noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.horizon >= 1, 'agent.horizon', self.horizon, '1 or more')
+        _require(self.batch_size >= 1, 'agent.batch_size', self.batch_size, '1 or more')
+        _require(self.learning_rate > 0, 'agent.learning_rate', self.learning_rate, 'above 0')
+        _require(0 <= self.discount < 1, 'agent.discount', self.discount, 'from 0 to below 1')
+        _require(0 < self.tau <= 1, 'agent.tau', self.tau, 'above 0, at most 1')
+        _require(self.policy_every >= 1, 'agent.policy_every', self.policy_every, '1 or more')
+        _require(0 < self.rho <= 1, 'agent.rho', self.rho, 'above 0, at most 1')
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """MPPI over the latent model (the TD-MPC planner)."""
+
+    # Steps looked ahead.
+    horizon: int = 5
+    # Sampled plans per iteration.
+    samples: int = 512
+    # Plans proposed by the policy.
+    policy_samples: int = 25
+    # Best plans that form the next mean and standard deviation.
+    elites: int = 64
+    # Refinements of the sampling distribution.
+    iterations: int = 6
+    # Sharpness of the elites' weights, softmax(temperature * value).
+    temperature: float = 0.5
+    # Share of the old mean kept at each iteration.
+    momentum: float = 0.1
+    # Limits of the sampling standard deviation, in units of the scaled action.
+    min_std: float = 0.05
+    max_std: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ('horizon', 'samples', 'policy_samples', 'elites', 'iterations'):
+            _require(getattr(self, name) >= 1, f'planner.{name}', getattr(self, name), '1 or more')
+        _require(self.elites <= self.samples + self.policy_samples, 'planner.elites', self.elites,
+                 'at most samples + policy_samples')
+        _require(0 <= self.momentum < 1, 'planner.momentum', self.momentum, 'from 0 to below 1')
+        _require(0 < self.min_std <= self.max_std, 'planner.min_std', self.min_std,
+                 'above 0, at most planner.max_std')
+
+    def scaled(self, samples: int, iterations: int) -> PlannerConfig:
+        """Return the same planner with another budget; elites and policy plans keep their share.
+
+        Args:
+            samples: sampled plans per iteration; 0 keeps the present number.
+            iterations: refinements; 0 keeps the present number.
+        """
+        samples = samples or self.samples
+        share = samples / self.samples
+        return dataclasses.replace(
+            self, samples=samples, iterations=iterations or self.iterations,
+            elites=max(1, round(self.elites * share)),
+            policy_samples=max(1, round(self.policy_samples * share)),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how often, and with which planner data is collected."""
+
+    # Seed of the weights, the environment, the replay and the exploration.
+    seed: int = 0
+    # Episodes in all, and how many of them, at the start, act at random.
+    episodes: int = 30
+    random_episodes: int = 5
+    # Gradient updates per decision.
+    update_ratio: float = 0.5
+    # The learning rate falls linearly to this share of agent.learning_rate over the episodes.
+    learning_rate_end: float = 0.1
+    # Planner budget while collecting (samples x iterations); 0 plans nothing, the policy acts.
+    collect_samples: int = 64
+    collect_iterations: int = 2
+    # Exploration noise: starts here, falls linearly to `noise_end` over `noise_episodes`.
+    noise_start: float = 0.3
+    noise_end: float = 0.05
+    noise_episodes: int = 20
+    # Decisions kept in the replay.
+    replay_capacity: int = 100_000
+    # Episodes between two evaluations on a few seeds for the learning curve; 0 never.
+    evaluate_every: int = 5
+    evaluate_seeds: int = 4
+    # Threads for torch; 0 leaves its choice.
+    threads: int = 0
+    # Episodes between two checkpoints.
+    checkpoint_every: int = 5
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.episodes >= 1, 'training.episodes', self.episodes, '1 or more')
+        _require(1 <= self.random_episodes <= self.episodes, 'training.random_episodes',
+                 self.random_episodes, 'from 1 to training.episodes')
+        _require(self.update_ratio > 0, 'training.update_ratio', self.update_ratio, 'above 0')
+        _require(0 < self.learning_rate_end <= 1, 'training.learning_rate_end',
+                 self.learning_rate_end, 'above 0, at most 1')
+        _require(self.checkpoint_every >= 1, 'training.checkpoint_every', self.checkpoint_every,
+                 '1 or more')
+        _require(self.replay_capacity >= 1, 'training.replay_capacity', self.replay_capacity,
+                 '1 or more')
+
+
+@dataclass(frozen=True)
+class ImportanceConfig:
+    """Importance gathered during training (method section 2)."""
+
+    # EMA coefficient gamma; 0 keeps the raw signal of the last update.
+    gamma: float = 0.9
+    # Updates between two observations.
+    every: int = 1
+    # Observations before the scales of the Bayesian signal are frozen.
+    warmup: int = 50
+    # Observations between two lines of importance in metrics.jsonl.
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(0 <= self.gamma < 1, 'importance.gamma', self.gamma, 'from 0 to below 1')
+        _require(self.every >= 1, 'importance.every', self.every, '1 or more')
+        _require(self.warmup >= 1, 'importance.warmup', self.warmup, '1 or more')
+        _require(self.log_every >= 1, 'importance.log_every', self.log_every, '1 or more')
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """What to cut, how to recover, and what must still hold afterwards."""
+
+    # Share of the parameters to remove.
+    sparsity: float = 0.95
+    # Which importance ranks the units.
+    score: str = 'combined'
+    # 'uniform' removes the same share of every group; 'global' ranks all units together.
+    allocation: str = 'uniform'
+    # Coupling groups are cut by their 'own' score like any other, or 'protect'ed.
+    coupling: str = 'own'
+    # Widths stay multiples of this (vector lanes), and at least `floor`.
+    multiple: int = 8
+    floor: int = 8
+    # Gradient updates on replayed data after the cut, and their Adam step size.
+    recovery_updates: int = 1000
+    recovery_learning_rate: float = 1e-3
+    # Weight of staying close to the dense agent's policy, values and rewards during recovery.
+    distillation: float = 1.0
+    # Gate: the pruned agent's mean return on `gate_seeds` common seeds may be worse than the dense
+    # agent's by this share at most; planned with `gate_samples` x `gate_iterations`.
+    gate_seeds: int = 10
+    gate_samples: int = 128
+    gate_iterations: int = 3
+    gate_return_loss: float = 0.1
+    # Gate: the 99 % quantile of the full plan must fit into this share of the period; 0 = no gate.
+    gate_latency_share: float = 1.0
+    # Seed of recovery and gate.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(math.isfinite(self.sparsity) and 0 <= self.sparsity < 1, 'pruning.sparsity',
+                 self.sparsity, 'a share of the parameters from 0 to below 1')
+        for name, known in (('score', SCORES), ('allocation', ALLOCATIONS),
+                            ('coupling', COUPLING_RULES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(
+                    explain(f"pruning.{name} '{value}' was asked for",
+                            'it is not known' + nearest(value, known), ', '.join(known),
+                            f'choose one of these in pruning.{name}')
+                )
+        _require(self.multiple >= 1, 'pruning.multiple', self.multiple, '1 or more')
+        _require(self.floor >= 1, 'pruning.floor', self.floor, '1 or more')
+        _require(self.recovery_updates >= 0, 'pruning.recovery_updates', self.recovery_updates,
+                 '0 or more')
+        _require(self.recovery_learning_rate > 0, 'pruning.recovery_learning_rate',
+                 self.recovery_learning_rate, 'above 0')
+        _require(self.gate_seeds >= 1, 'pruning.gate_seeds', self.gate_seeds, '1 or more')
+        _require(self.gate_return_loss >= 0, 'pruning.gate_return_loss', self.gate_return_loss,
+                 '0 or more')
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs; saved as `config.yaml` in its folder."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+
+
+def _convert(value: Any, wanted: type, key: str) -> Any:
+    """Turn a YAML scalar into the field's type, refusing what would change its meaning."""
+    if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if wanted is float and isinstance(value, str):
+        try:  # YAML 1.1 reads '1e-3' as a string.
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(
+        explain(f"'{key}' was set to {value!r}", f'a {type(value).__name__}',
+                f'a {wanted.__name__}', 'correct it in the YAML file, or with --set')
+    )
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(
+            explain(f"section '{prefix or 'top level'}' was read",
+                    f'a {type(values).__name__}: {values!r}', 'a mapping of keys to values',
+                    'indent its keys under it')
+        )
+    hints = typing.get_type_hints(cls)
+    known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    arguments = {}
+    for name, value in values.items():
+        key = f'{prefix}.{name}' if prefix else str(name)
+        if name not in known:
+            raise ConfigError(
+                explain(f"key '{key}' was set", 'it is not known' + nearest(str(name), known),
+                        ', '.join(known), 'rename or remove it')
+            )
+        wanted = known[name]
+        if dataclasses.is_dataclass(wanted):
+            arguments[name] = _build(typing.cast(type, wanted), value, key)
+        else:
+            arguments[name] = _convert(value, typing.cast(type, wanted), key)
+    return cls(**arguments)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Build a `Config` from nested dictionaries.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or out of range.
+    """
+    return typing.cast(Config, _build(Config, values, ''))
+
+
+def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: strings such as `'pruning.sparsity=0.5'`; values are read as YAML.
+
+    Raises:
+        ConfigError: no such file, not YAML, unknown key, wrong type or out of range.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        near = ', '.join(sorted(str(p) for p in path.parent.glob('*.yaml'))) or 'none there'
+        raise ConfigError(
+            explain(f"configuration '{path}' was asked for", 'there is no such file',
+                    f'YAML files in that folder: {near}', 'name one of them')
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            explain(f"configuration '{path}' was asked for",
+                    f'it cannot be read ({" ".join(str(error).split())})', 'a YAML file',
+                    'correct the file')
+        ) from error
+    return from_dict(override(values, overrides))
+
+
+def override(values: dict[str, Any], overrides: typing.Sequence[str]) -> dict[str, Any]:
+    """Return `values` with `section.key=value` strings applied.
+
+    Raises:
+        ConfigError: an override that is not of this form.
+    """
+    result = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()} \
+        if isinstance(values, dict) else values
+    for text in overrides:
+        key, equals, value = text.partition('=')
+        section, dot, name = key.partition('.')
+        if not (equals and dot and section and name):
+            raise ConfigError(
+                explain(f"override '{text}' was given", 'it has another form',
+                        'section.key=value, such as pruning.sparsity=0.5', 'write it so')
+            )
+        result.setdefault(section, {})
+        if isinstance(result[section], dict):
+            result[section][name] = yaml.safe_load(value)
+    return result
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def dump(config: Config, path: str | Path) -> None:
+    """Write the resolved configuration as YAML."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+__all__ = [
+    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLING_RULES', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
+    'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'TrainingConfig',
+    'dump', 'from_dict', 'load', 'override', 'to_dict',
+]

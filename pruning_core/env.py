@@ -1,0 +1,213 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Gymnasium id in; an environment with scaled observations and actions, and its spec, out.
+
+The agent sees observations divided by their largest value where the space is bounded, and acts in
+[-1, 1]; the spec keeps what is needed to undo both on the robot.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box
+
+from pruning_core.config import EnvConfig
+from pruning_core.errors import EnvError, explain
+
+Array = npt.NDArray[np.float32]
+
+# Names and units of the observations and actions of environments that state them in their
+# documentation; others are numbered and carry no unit.
+SIGNAL_NAMES: dict[str, tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]] = {
+    'Pendulum-v1': (
+        (('cos(angle)', '1'), ('sin(angle)', '1'), ('angular velocity', 'rad/s')),
+        (('torque', 'N m'),),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What the robot must know of the plant the agent was trained on.
+
+    Attributes:
+        id: Gymnasium id.
+        period_s: seconds between two decisions.
+        max_decisions: decisions per episode; 0 where the environment sets no limit.
+        observation_names: O names, and `observation_units` their units.
+        observation_low: O smallest values; `observation_high` the largest (may be infinite).
+        observation_scale: O factors that the agent's input is multiplied with.
+        action_names: A names, and `action_units` their units.
+        action_low: A smallest values; `action_high` the largest; the agent's -1 and 1.
+    """
+
+    id: str
+    period_s: float
+    max_decisions: int
+    observation_names: tuple[str, ...]
+    observation_units: tuple[str, ...]
+    observation_low: tuple[float, ...]
+    observation_high: tuple[float, ...]
+    observation_scale: tuple[float, ...]
+    action_names: tuple[str, ...]
+    action_units: tuple[str, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+
+def make_raw(id: str, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
+    """Make a Gymnasium environment from an id or from `'module:Class'`.
+
+    Args:
+        id: Gymnasium id, or an importable class.
+        max_episode_steps: plant steps per episode; 0 takes the environment's own limit.
+
+    Raises:
+        EnvError: the id is unknown, or the environment cannot be made.
+    """
+    limit = {'max_episode_steps': max_episode_steps} if max_episode_steps else {}
+    try:
+        module, colon, name = id.partition(':')
+        if colon and name.isidentifier() and name not in gymnasium.registry:
+            env: gymnasium.Env[Any, Any] = getattr(importlib.import_module(module), name)()
+            if max_episode_steps:
+                env = gymnasium.wrappers.TimeLimit(env, max_episode_steps)
+            return env
+        return gymnasium.make(id, **limit)  # type: ignore[arg-type]
+    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError, AttributeError) as error:
+        near = difflib.get_close_matches(id, list(gymnasium.registry), n=1, cutoff=0.4)
+        raise EnvError(
+            explain(f"environment '{id}' was asked for",
+                    'it is not known' + (f", did you mean '{near[0]}'?" if near else ''),
+                    "a Gymnasium id such as 'Pendulum-v1', or 'module:Class'",
+                    f'correct env.id, or install the package that has it ({error})')
+        ) from error
+    except gymnasium.error.Error as error:
+        raise EnvError(
+            explain(f"environment '{id}' was asked for", f'it cannot be made ({error})',
+                    'an environment whose own libraries are installed', 'install what it names')
+        ) from error
+
+
+def _box(space: gymnasium.Space[Any], what: str, id: str) -> Box:
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise EnvError(
+            explain(f"environment '{id}' was asked for", f'its {what} space is {space}',
+                    f'a Box {what} space of one dimension', 'choose or wrap the environment')
+        )
+    if what == 'action' and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise EnvError(
+            explain(f"environment '{id}' was asked for", f'its actions are unbounded ({space})',
+                    'finite limits for every action', 'wrap it with RescaleAction or ClipAction')
+        )
+    return space
+
+
+def _period_s(env: gymnasium.Env[Any, Any], config: EnvConfig) -> float:
+    if config.period_s:
+        return config.period_s
+    dt = getattr(env.unwrapped, 'dt', None)
+    if dt is None:
+        frame_rate = env.metadata.get('render_fps')
+        dt = 1.0 / frame_rate if frame_rate else None
+    if dt is None or not math.isfinite(dt) or dt <= 0:
+        raise EnvError(
+            explain(f"the control period of environment '{config.id}' was asked for",
+                    'the environment tells neither a dt nor a frame rate',
+                    'seconds above 0', 'set env.period_s')
+        )
+    return float(dt) * config.action_repeat
+
+
+def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
+    """Read the spec of a raw environment.
+
+    Raises:
+        EnvError: spaces that a TD-MPC agent cannot use, or an unknown period.
+    """
+    observation = _box(env.observation_space, 'observation', config.id)
+    action = _box(env.action_space, 'action', config.id)
+    o, a = observation.shape[0], action.shape[0]
+    unnamed = (tuple((f'observation[{i}]', '') for i in range(o)),
+               tuple((f'action[{i}]', '') for i in range(a)))
+    o_names, a_names = SIGNAL_NAMES.get(config.id, unnamed)
+    reach = np.maximum(np.abs(observation.low), np.abs(observation.high)).astype(float)
+    scale = np.where(np.isfinite(reach) & (reach > 0) & (reach < 1e6), 1.0 / np.maximum(reach, 1e-9), 1.0)
+    limit = env.spec.max_episode_steps if env.spec else None
+    limit = config.max_episode_steps or limit or 0
+
+    def floats(values: npt.ArrayLike) -> tuple[float, ...]:
+        return tuple(float(v) for v in np.asarray(values))
+
+    return EnvSpec(
+        id=config.id, period_s=_period_s(env, config),
+        max_decisions=math.ceil(limit / config.action_repeat),
+        observation_names=tuple(n for n, _ in o_names),
+        observation_units=tuple(u for _, u in o_names),
+        observation_low=floats(observation.low), observation_high=floats(observation.high),
+        observation_scale=floats(scale),
+        action_names=tuple(n for n, _ in a_names), action_units=tuple(u for _, u in a_names),
+        action_low=floats(action.low), action_high=floats(action.high),
+    )
+
+
+class ScaledEnv:
+    """An environment as the agent sees it: scaled observations, actions in [-1, 1].
+
+    `reset(seed)` and `step(action)` check what the environment returns: a non-finite observation
+    or reward stops the run with the numbers in the message, before it reaches the replay.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        """Make the environment; see `make_raw` and `describe` for the errors."""
+        self.env = make_raw(config.id, config.max_episode_steps)
+        self.config = config
+        self.spec = describe(self.env, config)
+        self._scale = np.asarray(self.spec.observation_scale, np.float32)
+        low, high = np.asarray(self.spec.action_low), np.asarray(self.spec.action_high)
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+
+    def reset(self, seed: int | None = None) -> Array:
+        """Start an episode; returns the (O,) scaled observation."""
+        observation, _ = self.env.reset(seed=seed)
+        return self._checked(observation, 0.0)
+
+    def step(self, action: npt.ArrayLike) -> tuple[Array, float, bool, bool]:
+        """Apply an action for `action_repeat` plant steps.
+
+        Args:
+            action: (A,) in [-1, 1]; clipped.
+
+        Returns:
+            (O,) scaled observation, unscaled reward, terminated, truncated.
+
+        Raises:
+            EnvError: the environment returned a non-finite number.
+        """
+        physical = self._middle + self._half * np.clip(np.asarray(action, float), -1, 1)
+        total, terminated, truncated = 0.0, False, False
+        for _ in range(self.config.action_repeat):
+            observation, reward, terminated, truncated, _ = self.env.step(
+                physical.astype(np.float32))
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return self._checked(observation, total), total, terminated, truncated
+
+    def _checked(self, observation: npt.ArrayLike, reward: float) -> Array:
+        observation = np.asarray(observation, np.float32)
+        if not (np.isfinite(observation).all() and math.isfinite(reward)):
+            raise EnvError(
+                explain(f"environment '{self.config.id}' was stepped",
+                        f'it returned observation {observation.tolist()}, reward {reward}',
+                        'finite numbers', 'correct the environment; data gathered so far is kept')
+            )
+        return observation * self._scale

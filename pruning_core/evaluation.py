@@ -1,0 +1,136 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Returns of an agent on fixed seeds, paired between agents, with intervals.
+
+Every episode has its own seed for the environment and for the planner's noise, so that two agents
+on the same seeds differ only in what they decide (common random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pruning_core.agent import Agent, as_tensor
+from pruning_core.config import EnvConfig, PlannerConfig
+from pruning_core.env import ScaledEnv
+from pruning_core.errors import ConfigError, explain
+from pruning_core.planner import SeededNoise
+from pruning_core.progress import Progress, silent
+
+FIRST_SEED = 1000  # evaluation seeds are 1000, 1001, ...; training never uses them
+_BATCH = 10  # episodes planned together: enough to fill the cores, small enough for the caches
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns per seed.
+
+    Attributes:
+        seeds: seed of each episode.
+        returns: its undiscounted, unscaled return.
+        planner: samples, iterations and horizon planned with; None where the policy acted alone.
+    """
+
+    seeds: tuple[int, ...]
+    returns: tuple[float, ...]
+    planner: dict[str, int] | None
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of the mean over seeds (Student's t)."""
+        return _interval(np.asarray(self.returns), level)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values with mean, interval and worst beside them."""
+        low, high = self.interval()
+        return {**asdict(self), 'mean': self.mean, 'low': low, 'high': high,
+                'std': float(np.std(self.returns)), 'worst': float(np.min(self.returns))}
+
+
+def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    if len(values) < 2:
+        return float(values[0]), float(values[0])
+    half = float(stats.sem(values) * stats.t.ppf((1 + level) / 2, len(values) - 1))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def evaluation_seeds(count: int) -> tuple[int, ...]:
+    """Return the first `count` fixed evaluation seeds."""
+    return tuple(range(FIRST_SEED, FIRST_SEED + count))
+
+
+def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: PlannerConfig | None,
+             progress: Progress = silent) -> Evaluation:
+    """Run one episode per seed.
+
+    Args:
+        agent: the agent to evaluate.
+        env: the plant.
+        seeds: one per episode; the environment and the planner's noise are seeded with it.
+        planner: settings to plan with, or None for the policy alone.
+        progress: told after every decision of a batch of episodes.
+
+    Raises:
+        ConfigError: no seeds.
+    """
+    if not seeds:
+        raise ConfigError(explain('an evaluation was asked for', 'zero episodes', '1 or more',
+                                  'raise the number of episodes'))
+    returns: list[float] = []
+    for first in range(0, len(seeds), _BATCH):
+        returns += _episodes(agent, env, seeds[first:first + _BATCH], planner)
+        progress('evaluate', len(returns), len(seeds), mean=float(np.mean(returns)))
+    budget = None if planner is None else {
+        'horizon': planner.horizon, 'samples': planner.samples, 'iterations': planner.iterations}
+    return Evaluation(tuple(int(s) for s in seeds), tuple(returns), budget)
+
+
+def _episodes(agent: Agent, config: EnvConfig, seeds: Sequence[int], planner: PlannerConfig | None
+              ) -> list[float]:
+    environments = [ScaledEnv(config) for _ in seeds]
+    plan = agent.planner(planner, SeededNoise(seeds)).plan if planner else agent.policy
+    observation = np.stack([e.reset(int(s)) for e, s in zip(environments, seeds, strict=True)])
+    total, running = np.zeros(len(seeds)), np.ones(len(seeds), bool)
+    while running.any():
+        action = plan(as_tensor(observation)).numpy()
+        for i in np.flatnonzero(running):
+            observation[i], reward, terminated, truncated = environments[i].step(action[i])
+            total[i] += reward
+            running[i] = not (terminated or truncated)
+    return [float(t) for t in total]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired difference candidate - reference on common seeds."""
+
+    difference: float
+    low: float
+    high: float
+    loss: float  # share of the reference's mean return that was lost; negative is a gain
+
+
+def compare(candidate: Evaluation, reference: Evaluation) -> Comparison:
+    """Pair two evaluations seed by seed.
+
+    Raises:
+        ConfigError: they were not run on the same seeds.
+    """
+    if candidate.seeds != reference.seeds:
+        raise ConfigError(
+            explain('two evaluations were compared', 'their seeds differ', 'the same seeds',
+                    'evaluate both on the same seeds')
+        )
+    difference = np.asarray(candidate.returns) - np.asarray(reference.returns)
+    low, high = _interval(difference, 0.95)
+    scale = max(abs(reference.mean), 1e-9)
+    return Comparison(float(difference.mean()), low, high, -float(difference.mean()) / scale)

@@ -1,0 +1,400 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles: a folder or an archive in; a verified, immutable `Bundle` out, or a refusal.
+
+A bundle holds `manifest.json` and four ONNX graphs. The manifest lists the SHA-256 of every graph;
+the SHA-256 of the manifest is the bundle's identity. Everything is read once, checked in memory and
+used from there, so that what was verified is what runs. No name leaves the folder, no link is
+followed, sizes are bounded, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning_core.errors import BundleError, explain
+from pruning_core.runtime.errormap import Lyapunov
+
+SCHEMA = 1
+MANIFEST = 'manifest.json'
+POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP = (
+    'policy.onnx', 'world_model.onnx', 'plan_start.onnx', 'plan_step.onnx')
+GRAPHS = (POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP)
+_MAX_MANIFEST = 1 << 20
+_MAX_GRAPH = 1 << 29
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The names, units, limits and scaling of an observation or an action of D numbers.
+
+    Attributes:
+        names: D names; `units` D units.
+        low: D smallest values; `high` the largest (observations may be unbounded: None in JSON).
+        scale: D factors from the robot's number to the agent's; for actions, half the range.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """Planner defaults; the meaning of each field stands in `pruning_core.config.PlannerConfig`."""
+
+    horizon: int
+    samples: int
+    policy_samples: int
+    elites: int
+    iterations: int
+    temperature: float
+    momentum: float
+    min_std: float
+    max_std: float
+    policy_noise: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a robot must know of the graphs beside it.
+
+    Attributes:
+        env_id: the plant it was trained on.
+        period_s: control period in seconds.
+        observation: O inputs; `action` A outputs, in the robot's units.
+        planner: defaults.
+        discount: per decision.
+        reward_scale: the graphs' rewards and values are multiplied by this.
+        widths: sizes of every component.
+        parameters: now, and `dense_parameters` before pruning.
+        macs: multiply-accumulates of one full plan now, and `dense_macs` before pruning.
+        parent: hash of the bundle it was pruned from, or None.
+        gates: what was checked before it was published, with the figures.
+        lyapunov: stability candidate of the plant, where it has a goal.
+        opset: ONNX operator set of the graphs.
+        config: the resolved configuration.
+        seeds: of training and recovery.
+        files: SHA-256 and bytes of every graph.
+    """
+
+    env_id: str
+    period_s: float
+    observation: Signal
+    action: Signal
+    planner: PlannerSettings
+    discount: float
+    reward_scale: float
+    widths: Mapping[str, Any]
+    parameters: int
+    dense_parameters: int
+    macs: int
+    dense_macs: int
+    parent: str | None
+    gates: Mapping[str, Any]
+    lyapunov: Lyapunov | None
+    opset: int
+    config: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the dense parameters that are gone."""
+        return 1 - self.parameters / self.dense_parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; infinite limits become None."""
+        values = asdict(self)
+        for name in ('observation', 'action'):
+            for limit in ('low', 'high'):
+                values[name][limit] = [v if math.isfinite(v) else None for v in values[name][limit]]
+        values['lyapunov'] = self.lyapunov.to_json() if self.lyapunov else None
+        return {'schema': SCHEMA, **values}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory.
+
+    Attributes:
+        hash: 64 hexadecimal digits; the identity.
+        manifest: what stands in manifest.json.
+        graphs: the bytes of each ONNX file.
+        path: where it was read from; None for an archive that was not unpacked.
+    """
+
+    hash: str
+    manifest: Manifest
+    graphs: Mapping[str, bytes]
+    manifest_bytes: bytes
+    path: Path | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return len(self.manifest_bytes) + sum(len(g) for g in self.graphs.values())
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle: to a temporary name, synced, verified, then renamed to `folder`.
+
+    Args:
+        folder: the new folder; an older bundle there is replaced, anything else is refused.
+        manifest: its `files` are filled in here.
+        graphs: bytes of the four ONNX files.
+
+    Raises:
+        BundleError: `folder` holds something that is no bundle, or the bundle does not verify.
+    """
+    files = {n: {'sha256': digest(g), 'bytes': len(g)} for n, g in sorted(graphs.items())}
+    values = {**manifest.to_json(), 'files': files}
+    data = (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + '\n').encode()
+    bundle = _verified(data, graphs, str(folder))
+    return _place(bundle, folder)
+
+
+def _place(bundle: Bundle, folder: Path) -> Bundle:
+    if folder.is_symlink() or (folder.exists() and not (
+            folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())))):
+        raise BundleError(
+            explain(f"a bundle was to be written to '{folder}'", 'something else is there',
+                    'a new folder, an empty one, or an older bundle', 'choose another folder')
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
+    try:
+        temporary.chmod(0o755)
+        for name, content in {**bundle.graphs, MANIFEST: bundle.manifest_bytes}.items():
+            with (temporary / name).open('wb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            old = temporary.with_name(temporary.name + '.old')
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle(bundle.hash, bundle.manifest, bundle.graphs, bundle.manifest_bytes, folder)
+
+
+def open_bundle(path: str | Path, expect_hash: str | None = None) -> Bundle:
+    """Read and verify a bundle folder.
+
+    Args:
+        path: the folder.
+        expect_hash: refuse anything but this identity.
+
+    Raises:
+        BundleError: missing, damaged, unsafe, of another schema, or another bundle than expected.
+    """
+    path = Path(path)
+    asked = f"bundle '{path}' was asked for"
+    if not path.is_dir():
+        raise BundleError(
+            explain(asked, 'there is no such folder', 'a folder that holds ' + MANIFEST,
+                    'make one: python -m pruning_core export --agent AGENT --out FOLDER')
+        )
+    contents = {}
+    for name in (MANIFEST, *GRAPHS):
+        file = path / name
+        if file.is_symlink() or not file.is_file():
+            raise BundleError(
+                explain(asked, f'{name} is ' + ('a link' if file.is_symlink() else 'missing'),
+                        f'the regular files {MANIFEST}, {", ".join(GRAPHS)}',
+                        'export or copy the bundle again')
+            )
+        limit = _MAX_MANIFEST if name == MANIFEST else _MAX_GRAPH
+        try:
+            with file.open('rb') as handle:
+                contents[name] = handle.read(limit + 1)
+        except OSError as error:
+            raise BundleError(
+                explain(asked, f'{name} cannot be read ({error.strerror})', 'readable files',
+                        'check its permissions')
+            ) from error
+        if len(contents[name]) > limit:
+            raise BundleError(
+                explain(asked, f'{name} is larger than {limit} bytes', 'at most that',
+                        'this is not a bundle of this package')
+            )
+    bundle = _verified(contents.pop(MANIFEST), contents, str(path), expect_hash)
+    return Bundle(bundle.hash, bundle.manifest, bundle.graphs, bundle.manifest_bytes, path)
+
+
+def pack(bundle: Bundle) -> bytes:
+    """Return the bundle as one uncompressed tar archive, the same bytes for the same bundle."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode='w', format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in [(MANIFEST, bundle.manifest_bytes), *sorted(bundle.graphs.items())]:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def unpack(data: bytes, store: Path, expect_hash: str | None = None) -> Bundle:
+    """Verify an archive in memory, then place it in `store` under its hash.
+
+    Args:
+        data: from `pack`.
+        store: folder of bundles; made if missing.
+        expect_hash: refuse anything but this identity.
+
+    Raises:
+        BundleError: not an archive of a bundle, damaged, unsafe or unexpected; nothing is written.
+    """
+    asked = 'a bundle archive was received'
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode='r:') as archive:
+            for entry in archive:
+                limit = _MAX_MANIFEST if entry.name == MANIFEST else _MAX_GRAPH
+                if (entry.name not in (MANIFEST, *GRAPHS) or entry.name in contents
+                        or not entry.isreg() or entry.size > limit):
+                    raise BundleError(
+                        explain(asked, f"it holds '{entry.name}', {entry.size} bytes",
+                                f'{MANIFEST}, {", ".join(GRAPHS)}, once each, as regular files',
+                                'publish it again')
+                    )
+                file = archive.extractfile(entry)
+                contents[entry.name] = file.read() if file else b''
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise BundleError(
+            explain(asked, f'{len(data)} bytes that are no archive ({error})', 'a tar archive',
+                    'publish it again')
+        ) from error
+    manifest = contents.pop(MANIFEST, None)
+    if manifest is None:
+        raise BundleError(explain(asked, f'it has no {MANIFEST}', 'a whole bundle',
+                                  'publish it again'))
+    bundle = _verified(manifest, contents, 'archive', expect_hash)
+    folder = store / bundle.hash[:16]
+    if folder.is_dir():
+        try:
+            return open_bundle(folder, bundle.hash)
+        except BundleError:
+            shutil.rmtree(folder)  # damaged since it was stored; the verified one takes its place
+    return _place(bundle, folder)
+
+
+def _verified(data: bytes, graphs: Mapping[str, bytes], where: str,
+              expect_hash: str | None = None) -> Bundle:
+    """Check identity, hashes and fields, in this order: nothing is parsed before its hash."""
+    asked = f"bundle '{where}' was verified"
+    identity = digest(data)
+    if expect_hash is not None and identity != expect_hash:
+        raise BundleError(
+            explain(asked, f'its hash is {identity[:16]}', f'{expect_hash[:16]}, as announced',
+                    'publish or copy it again')
+        )
+    try:
+        values = json.loads(data)
+        schema = values['schema']
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BundleError(
+            explain(asked, f'{MANIFEST} cannot be read ({type(error).__name__}: {error})',
+                    'the JSON that export wrote', 'export the bundle again')
+        ) from error
+    if schema != SCHEMA:
+        raise BundleError(
+            explain(asked, f'its schema version is {schema}', f'version {SCHEMA}',
+                    'export it again with this version of pruned_controller')
+        )
+    files = values.get('files')
+    if not isinstance(files, dict) or set(files) != set(GRAPHS) or set(graphs) != set(GRAPHS):
+        raise BundleError(
+            explain(asked, f'it lists {sorted(files) if isinstance(files, dict) else files!r}',
+                    ', '.join(GRAPHS), 'export the bundle again')
+        )
+    for name, content in graphs.items():
+        listed = files[name].get('sha256') if isinstance(files[name], dict) else None
+        if digest(content) != listed:
+            raise BundleError(
+                explain(asked, f'{name} is damaged: its hash is {digest(content)[:16]}',
+                        f'{str(listed)[:16]}, as the manifest says', 'copy or export it again')
+            )
+    return Bundle(identity, _parse(values, asked), dict(graphs), data)
+
+
+def _parse(values: Mapping[str, Any], asked: str) -> Manifest:
+    try:
+        fields = {k: v for k, v in values.items() if k != 'schema'}
+        fields['observation'] = _signal(fields['observation'])
+        fields['action'] = _signal(fields['action'])
+        fields['planner'] = PlannerSettings(**fields['planner'])
+        if fields['lyapunov'] is not None:
+            fields['lyapunov'] = Lyapunov.from_json(fields['lyapunov'])
+        manifest = Manifest(**fields)
+        _check(manifest)
+    except BundleError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            explain(asked, f'{MANIFEST} does not hold what it must ({error})',
+                    'the fields of runtime.bundle.Manifest', 'export the bundle again')
+        ) from error
+    return manifest
+
+
+def _signal(values: Mapping[str, Any]) -> Signal:
+    signal = Signal(
+        names=tuple(str(n) for n in values['names']), units=tuple(str(u) for u in values['units']),
+        low=tuple(-math.inf if v is None else float(v) for v in values['low']),
+        high=tuple(math.inf if v is None else float(v) for v in values['high']),
+        scale=tuple(float(v) for v in values['scale']),
+    )
+    lengths = {len(signal.names), len(signal.units), len(signal.low), len(signal.high),
+               len(signal.scale)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f'a signal has fields of lengths {sorted(lengths)}')
+    if not all(math.isfinite(s) and s > 0 for s in signal.scale):
+        raise ValueError(f'scales are {signal.scale}')
+    if not all(low < high for low, high in zip(signal.low, signal.high, strict=True)):
+        raise ValueError(f'limits are {signal.low} to {signal.high}')
+    return signal
+
+
+def _check(manifest: Manifest) -> None:
+    """Check what a damaged or hand-made manifest could still get wrong."""
+    p = manifest.planner
+    positive = {
+        'period_s': manifest.period_s, 'reward_scale': manifest.reward_scale,
+        'parameters': manifest.parameters, 'dense_parameters': manifest.dense_parameters,
+        'planner.horizon': p.horizon, 'planner.samples': p.samples,
+        'planner.policy_samples': p.policy_samples, 'planner.elites': p.elites,
+        'planner.iterations': p.iterations, 'planner.min_std': p.min_std,
+        'planner.max_std': p.max_std,
+    }
+    for name, value in positive.items():
+        if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+            raise ValueError(f'{name} is {value!r}, which is not above 0')
+    for name in ('horizon', 'samples', 'policy_samples', 'elites', 'iterations'):
+        if not isinstance(getattr(p, name), int) or getattr(p, name) > 1_000_000:
+            raise ValueError(f'planner.{name} is {getattr(p, name)!r}, no sensible whole number')
+    if p.elites > p.samples + p.policy_samples:
+        raise ValueError(f'planner.elites is {p.elites}, more than there are plans')
+    if not all(math.isfinite(v) for v in manifest.action.low + manifest.action.high):
+        raise ValueError('actions have no finite limits')

@@ -1,0 +1,212 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: a configuration in, a run folder with agent, importance and replay out.
+
+Decisions and gradient updates alternate by episode: an episode is collected with a cheap plan
+around the policy, then `update_ratio` updates per decision follow. Progress goes to
+`metrics.jsonl`; a checkpoint at episode boundaries holds every generator, so that an interrupted
+run started again with the same command ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pruning_core import checkpoint as files
+from pruning_core import config as configuration
+from pruning_core.agent import Agent, as_tensor
+from pruning_core.config import Config
+from pruning_core.env import ScaledEnv
+from pruning_core.errors import AgentError, explain
+from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.importance import SIGNALS, ImportanceTracker
+from pruning_core.networks import Widths
+from pruning_core.planner import SeededNoise
+from pruning_core.progress import Progress, silent
+from pruning_core.replay import Replay
+from pruning_core.runtime.metrics import JsonlWriter
+
+_EVALUATION_SEED = 500  # learning-curve seeds; apart from training's and from the fixed ones
+
+
+class Trainer:
+    """One training run in one folder."""
+
+    def __init__(self, config: Config, folder: Path, progress: Progress = silent) -> None:
+        """Make the environment and a fresh agent, or go on from the folder's checkpoint.
+
+        Args:
+            config: what to train.
+            folder: the run folder; made if missing.
+            progress: told after every episode.
+
+        Raises:
+            AgentError: the folder holds a run with another configuration.
+        """
+        self.config, self.folder, self.progress = config, folder, progress
+        seed = config.training.seed
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        self.env = ScaledEnv(config.env)
+        spec = self.env.spec
+        observations, actions = len(spec.observation_names), len(spec.action_names)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self.agent = Agent(Widths.dense(config.network, observations, actions), config.agent,
+                           self.generator)
+        self.importance = ImportanceTracker(
+            self.agent.graph(), dict(self.agent.components.items()), config.importance)
+        self.agent.on_gradients = self.importance.observe
+        self.replay = Replay(config.training.replay_capacity, observations, actions)
+        self.noise = SeededNoise([seed])
+        self.episode = 0
+        self.decisions = 0
+        self.owed = 0.0  # updates not yet done, carried over between episodes
+        self.seconds = 0.0
+        self.resumed_from: Path | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        files.write_atomically(folder / files.CONFIG, lambda p: configuration.dump(config, p))
+
+    def run(self) -> Path:
+        """Train to the end and write the run folder; returns it."""
+        t = self.config.training
+        metrics = JsonlWriter(self.folder / files.METRICS)
+        try:
+            started = time.perf_counter() - self.seconds
+            while self.episode < t.episodes:
+                record = self._episode()
+                self.seconds = time.perf_counter() - started
+                record['seconds'] = round(self.seconds, 2)
+                self.episode += 1
+                if t.evaluate_every and self.episode % t.evaluate_every == 0:
+                    record['evaluation'] = self._evaluate()
+                metrics.write(record)
+                if self.episode % t.checkpoint_every == 0 and self.episode < t.episodes:
+                    files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
+                self.progress('train', self.episode, t.episodes, ret=record['return'],
+                              updates=float(self.agent.updates))
+            files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
+        finally:
+            metrics.close()
+        for name in (files.CHECKPOINT, Path(files.CHECKPOINT).with_suffix('.previous').name):
+            (self.folder / name).unlink(missing_ok=True)
+        return self.folder
+
+    def _episode(self) -> dict[str, Any]:
+        """Collect one episode, then do the updates it pays for."""
+        t, c = self.config.training, self.config
+        random = self.episode < t.random_episodes
+        share = min(1.0, max(0, self.episode - t.random_episodes) / max(1, t.noise_episodes))
+        noise = t.noise_start + share * (t.noise_end - t.noise_start)
+        plan = self.agent.policy
+        if t.collect_samples:
+            plan = self.agent.planner(
+                c.planner.scaled(t.collect_samples, t.collect_iterations), self.noise).plan
+        observation = self.env.reset(t.seed * 100_000 + self.episode)
+        observations, actions, rewards = [observation], [], []
+        terminated = truncated = False
+        while not (terminated or truncated):
+            if random:
+                action = self.rng.uniform(-1, 1, len(self.env.spec.action_low))
+            else:
+                action = plan(as_tensor(observation[None])).numpy()[0]
+                action = np.clip(action + noise * self.rng.standard_normal(action.shape), -1, 1)
+            observation, reward, terminated, truncated = self.env.step(action)
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(reward)
+        self.replay.add(np.stack(observations), np.stack(actions),
+                        np.asarray(rewards) * c.env.reward_scale, terminated)
+        self.decisions += len(actions)
+        self.owed += t.update_ratio * len(actions)
+        if self.episode + 1 >= t.random_episodes:
+            losses = self._updates(int(self.owed))
+            self.owed -= int(self.owed)
+        else:
+            losses = {}
+        return {'episode': self.episode, 'decisions': self.decisions,
+                'updates': self.agent.updates, 'return': float(np.sum(rewards)),
+                'noise': 1.0 if random else noise, **losses,
+                'importance': {s: self.importance.group_scores(s) for s in SIGNALS}}
+
+    def _updates(self, count: int) -> dict[str, float]:
+        totals: dict[str, list[float]] = {}
+        t = self.config.training
+        share = 1 - (1 - t.learning_rate_end) * self.episode / t.episodes
+        self.agent.set_learning_rate(self.config.agent.learning_rate * share)
+        for i in range(count):
+            batch = self.replay.sample(
+                self.rng, self.config.agent.batch_size, self.config.agent.horizon)
+            losses = self.agent.update(batch)
+            self.importance.step()
+            for name, value in losses._asdict().items():
+                totals.setdefault(name, []).append(value)
+            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}')
+        return {name: float(np.nanmean(values)) for name, values in totals.items()}
+
+    def _evaluate(self) -> dict[str, float]:
+        """Mean return of the cheap plan and of the policy alone on a few seeds of their own."""
+        t, c = self.config.training, self.config
+        seeds = [s - evaluation_seeds(1)[0] + _EVALUATION_SEED
+                 for s in evaluation_seeds(t.evaluate_seeds)]
+        planner = c.planner.scaled(t.collect_samples, t.collect_iterations) \
+            if t.collect_samples else None
+        planned = evaluate(self.agent, c.env, seeds, planner).mean
+        return {'planned': planned, 'policy': evaluate(self.agent, c.env, seeds, None).mean}
+
+    def _state(self) -> dict[str, Any]:
+        replay = {k: torch.from_numpy(np.asarray(v)) for k, v in self.replay.to_arrays().items()}
+        return {
+            'config': configuration.to_dict(self.config), 'replay': replay,
+            'components': self.agent.components.state_dict(),
+            'targets': self.agent.targets.state_dict(),
+            'model_optimizer': self.agent.model_optimizer.state_dict(),
+            'policy_optimizer': self.agent.policy_optimizer.state_dict(),
+            'updates': self.agent.updates, 'importance': self.importance.state_dict(),
+            'generator': self.generator.get_state(), 'rng': self.rng.bit_generator.state,
+            'noise': [g.get_state() for g in self.noise.generators],
+            'episode': self.episode, 'decisions': self.decisions, 'owed': self.owed,
+            'seconds': self.seconds,
+            'metrics_bytes': (self.folder / files.METRICS).stat().st_size,
+        }
+
+    def _resume(self) -> None:
+        found = files.load_checkpoint(self.folder / files.CHECKPOINT)
+        if found is None:
+            if (self.folder / files.AGENT).exists():
+                raise AgentError(
+                    explain(f"training into '{self.folder}' was asked for",
+                            'it already holds a finished agent', 'an empty or interrupted folder',
+                            'give another --out, or remove that folder')
+                )
+            (self.folder / files.METRICS).unlink(missing_ok=True)
+            return
+        state, self.resumed_from = found
+        if state['config'] != configuration.to_dict(self.config):
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        'it holds an interrupted run with another configuration',
+                        f'the configuration in {self.folder / files.CONFIG}',
+                        'give that configuration, or another --out')
+            )
+        self.agent.components.load_state_dict(state['components'])
+        self.agent.targets.load_state_dict(state['targets'])
+        self.agent.model_optimizer.load_state_dict(state['model_optimizer'])
+        self.agent.policy_optimizer.load_state_dict(state['policy_optimizer'])
+        self.agent.updates = state['updates']
+        self.importance.load_state_dict(state['importance'])
+        self.replay = Replay.from_arrays({k: v.numpy() for k, v in state['replay'].items()})
+        self.generator.set_state(state['generator'])
+        self.rng.bit_generator.state = state['rng']
+        for generator, value in zip(self.noise.generators, state['noise'], strict=True):
+            generator.set_state(value)
+        self.episode, self.decisions = state['episode'], state['decisions']
+        self.owed, self.seconds = state['owed'], state['seconds']
+        with (self.folder / files.METRICS).open('rb+') as file:
+            file.truncate(state['metrics_bytes'])
