@@ -299,6 +299,16 @@ def test_half_cleared_environment_is_recognised_and_made_anew(env, machine, tmp_
     assert done.returncode == 0
 
 
+def test_library_torn_by_an_interruption_is_installed_again(env, tmp_path):
+    site = tmp_path / 'lib' / 'python3.11' / 'site-packages'
+    for name, files in (('torn', ['METADATA', 'RECORD']), ('whole', ['METADATA', 'INSTALLER'])):
+        for file in files:
+            (site / f'{name}-1.0.dist-info').mkdir(parents=True, exist_ok=True)
+            (site / f'{name}-1.0.dist-info' / file).touch()
+    env.forget_torn(tmp_path)
+    assert [path.name for path in site.iterdir()] == ['whole-1.0.dist-info']
+
+
 # --- the second call ------------------------------------------------------------------------
 
 

@@ -149,6 +149,7 @@ def make_venv(venv: Path, python: Interpreter, ros: Ros, clock: pip.Clock) -> No
                                    lambda path: not machine.imports(path, 'import pip'))
         if not reason:
             clock.say('keeping .venv and completing it')
+            forget_torn(venv)
             return
         clock.say(f'making .venv anew: {reason}')
     missing = [name for name in ('venv', 'ensurepip')
@@ -165,6 +166,17 @@ def make_venv(venv: Path, python: Interpreter, ros: Ros, clock: pip.Clock) -> No
     if done.returncode:
         raise problems.pip_failed(f'a virtual environment is to be made in {venv}',
                                   done.stdout.splitlines(), done.returncode)
+
+
+def forget_torn(venv: Path) -> None:
+    """Drop the records of libraries whose installation was interrupted.
+
+    pip writes INSTALLER after all other files; without it, pip would take the library for
+    installed while half of its files are missing.
+    """
+    for record in venv.glob('lib/python*/site-packages/*.dist-info'):
+        if not (record / 'INSTALLER').exists():
+            shutil.rmtree(str(record))
 
 
 def write_side_files(venv: Path, ros: Ros) -> None:

@@ -1,0 +1,330 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole job in one command, without `ros2 launch`: plant, controller and pruner as processes.
+
+The dense agent plans with the reference's full budget, whatever it costs. `/pruner/prune` is called
+while it runs; the pruned bundle passes its gates, travels over DDS, and is swapped in between two
+ticks. Both then have run the same episodes on a plant that waits for nobody; the demo ends with a
+table, a picture and a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lifecycle_msgs.msg import Transition
+
+from pruned_controller.live import LiveView
+from pruned_controller.observer import ModelRecord, Observer
+from pruning_core import __version__
+from pruning_core.errors import JobError, PruningError, explain
+from pruning_core.report import text_table, write_report
+from pruning_core.runtime.bundle import Manifest, open_bundle
+
+JOINT_MAP = '["cos(pendulum.position)","sin(pendulum.position)","pendulum.velocity"]'
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    p = argparse.ArgumentParser(
+        prog='python -m pruned_controller.demo',
+        description='Run the dense agent, prune it by service call, swap it in, compare. '
+                    'With make: make demo ARGS="--sparsity 0.9".')
+    p.add_argument('--agent', default='pendulum_dense',
+                   help='agent to start with: run folder or shipped name (default: %(default)s)')
+    p.add_argument('--sparsity', type=float, default=0.95,
+                   help='share of the parameters to remove (default: %(default)s)')
+    p.add_argument('--score', default='combined', help='importance (default: %(default)s)')
+    p.add_argument('--recovery-updates', type=int, default=1000,
+                   help='gradient updates after the cut (default: %(default)s)')
+    p.add_argument('--episodes', type=int, default=4,
+                   help='episodes of 10 s for each of dense and pruned (default: %(default)s)')
+    p.add_argument('--seed', type=int, default=0,
+                   help='seed of the first episode (default: %(default)s)')
+    p.add_argument('--out', type=Path, default=None,
+                   help='result folder (default: runs/demo-DATE-TIME)')
+    p.add_argument('--domain', type=int, default=None,
+                   help='ROS_DOMAIN_ID (default: a random one, so that nothing else is met)')
+    return p
+
+
+class Processes:
+    """The nodes, each a process with its log in the run folder."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        """Keep logs in `folder`."""
+        self._folder, self._environment = folder, dict(environment)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *parameters: str) -> None:
+        """Start `pruned_controller.<name>_node` with parameters `key:=value`."""
+        arguments = [a for p in parameters for a in ('-p', p)]
+        log = (self._folder / f'{name}.log').open('wb')
+        self._running[name] = subprocess.Popen(
+            [sys.executable, '-m', f'pruned_controller.{name}_node', '--ros-args', *arguments],
+            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=self._environment, start_new_session=True)
+        log.close()
+
+    def check(self) -> None:
+        """Raise JobError, with the end of its log, if a node has died."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                log = (self._folder / f'{name}.log')
+                tail = ' / '.join(log.read_text(errors='replace').strip().splitlines()[-3:])
+                raise JobError(
+                    explain(f"node '{name}' was running", f'it ended with code '
+                            f'{process.returncode}: {tail}', 'a node that runs on',
+                            f'read {log}')
+                )
+
+    def stop(self) -> None:
+        """Ask every node to end, then make it."""
+        for process in self._running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 6
+        for process in self._running.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Make the run folder.
+
+        Raises:
+            JobError: the folder is in use.
+        """
+        self.options = options
+        self.folder: Path = (options.out or Path('runs') / time.strftime('demo-%Y%m%d-%H%M%S'))
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise JobError(
+                explain(f"results in '{self.folder}' were asked for", 'something is there',
+                        'a new or empty folder', 'give another --out')
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = self.folder.resolve()
+        self.view = LiveView()
+        self.events: list[dict[str, Any]] = []
+        self.manifests: dict[str, Manifest] = {}
+        self.records: dict[str, ModelRecord] = {}
+        self.hashes: dict[str, str] = {}
+        self.jobs: dict[str, Any] = {}
+        self.lines: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        """Do everything; returns the result that the page is drawn from."""
+        domain = self.options.domain
+        if domain is None:
+            domain = random.SystemRandom().randint(1, 100)
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        # The logs of rcl go into the run folder with the rest.
+        environment = {**os.environ, 'ROS_LOG_DIR': str(self.folder / 'ros'),
+                       'PYTHONUNBUFFERED': '1', 'OMP_NUM_THREADS': '1'}
+        dense = self._export()
+        processes = Processes(self.folder, environment)
+        observer = Observer()
+        try:
+            self._compare(processes, observer, dense)
+        finally:
+            processes.stop()
+            result = self._result(observer)
+            (self.folder / 'result.json').write_text(json.dumps(result) + '\n')
+            observer.close()
+        return result
+
+    def _export(self) -> Path:
+        """Make the bundle of the dense agent, in a process that may import torch."""
+        self.view.say(f'exporting {self.options.agent} ...')
+        bundle = self.folder / 'dense'
+        done = subprocess.run(
+            [sys.executable, '-m', 'pruning_core', 'export', '--agent', self.options.agent,
+             '--out', str(bundle), '--json'], capture_output=True, text=True)
+        if done.returncode:
+            raise JobError(done.stderr.strip().splitlines()[-1] if done.stderr.strip()
+                           else 'the export failed without a word')
+        opened = open_bundle(bundle)
+        self.manifests['dense'], self.hashes['dense'] = opened.manifest, opened.hash
+        return bundle
+
+    def _compare(self, processes: Processes, observer: Observer, dense: Path) -> None:
+        o = self.options
+        processes.start('plant', 'output:=joint_states', f'seed:={o.seed}')
+        processes.start('pruner', f'runs:={self.folder}/jobs', f'agent:={o.agent}',
+                        f'sparsity:={float(o.sparsity)}', f'score:={o.score}',
+                        f'recovery_updates:={o.recovery_updates}')
+        processes.start('controller', f'bundle:={dense}', f'store:={self.folder}/bundles',
+                        'input:=joint_states', f'joint_map:={JOINT_MAP}')
+        self.view.say('starting plant, pruner and controller ...')
+        for name, step in (('configure', Transition.TRANSITION_CONFIGURE),
+                           ('activate', Transition.TRANSITION_ACTIVATE)):
+            if not observer.transition('/controller', step):
+                processes.check()
+                raise JobError(
+                    explain(f'the controller was asked to {name}', 'it refused',
+                            'a controller with a good bundle',
+                            f"read {self.folder / 'controller.log'}")
+                )
+        self._event(observer, 'dense runs')
+        self._episodes('dense', processes, observer)
+
+        accepted, said = observer.call('/pruner/prune')
+        if not accepted:
+            raise JobError(said)
+        self._event(observer, f'prune requested: {said}')
+        self._wait(processes, observer, 'pruning while the dense agent runs on',
+                   lambda: observer.status.get('state') not in ('idle', 'running', None))
+        self.jobs = dict(observer.status)
+        if observer.status.get('state') != 'done':
+            raise JobError(str(observer.status.get('error', observer.status)))
+        wanted = observer.status['result']['hash']
+        self._event(observer, 'gates passed, bundle published')
+        self._wait(processes, observer, 'waiting for the swap',
+                   lambda: observer.model.get('hash') == wanted, limit_s=30)
+        self._event(observer, 'swapped in')
+        opened = open_bundle(observer.status['result']['bundle'])
+        self.manifests['pruned'], self.hashes['pruned'] = opened.manifest, opened.hash
+        self._episodes('pruned', processes, observer)
+        self._event(observer, 'done')
+
+    def _episodes(self, name: str, processes: Processes, observer: Observer) -> None:
+        """Start the seeds again and watch a number of whole episodes."""
+        reset, said = observer.call('/plant/reset')
+        if not reset:
+            raise JobError(said)
+        time.sleep(0.2)  # messages sent before the reset have arrived
+        observer.begin()
+        self.records[name] = observer.record
+        self._wait(processes, observer, f'{name} agent controls the plant',
+                   lambda: len(observer.record.returns) >= self.options.episodes)
+
+    def _wait(self, processes: Processes, observer: Observer, what: str,
+              done: Callable[[], bool], limit_s: float = 900) -> None:
+        began = time.monotonic()
+        while not done():
+            processes.check()
+            if time.monotonic() - began > limit_s:
+                raise JobError(
+                    explain(what, f'not done after {limit_s:g} s', 'less',
+                            f'read the logs in {self.folder}')
+                )
+            self.view.show(self._lines(observer, what))
+            time.sleep(0.05)
+
+    def _lines(self, observer: Observer, what: str) -> list[str]:
+        """What happens, without scrolling."""
+        recent = [s for _, s in observer.record.latency[-50:]]
+        p50 = float(np.median(recent)) * 1e3 if recent else float('nan')
+        returns = ' '.join(f'{r:.0f}' for r in observer.record.returns[-8:]) or '-'
+        model, job = observer.model, observer.status
+        lines = [
+            f'{observer.now:6.1f} s  {what}',
+            f"  model    {model.get('hash', '')[:12]}  {model.get('parameters', 0):,} parameters"
+            f'   mode {observer.mode[:50]}',
+            f'  plan     {p50:7.1f} ms median of the last {len(recent)}   deadlines missed '
+            f'{observer.record.misses - observer.record.misses_at_start}',
+            f'  reward   {observer.reward:7.2f} predicted   stability {observer.stability:5.2f}',
+            f'  returns  {returns}',
+        ]
+        if job.get('state') == 'running':
+            filled = int(job['percent'] // 5)
+            bar = '#' * filled + '.' * (20 - filled)
+            eta = '' if job.get('eta_s') is None else f"  {job['eta_s']:.0f} s left in it"
+            lines.append(f"  job {job['job']}    [{bar}] {job['phase']} {job['percent']:.0f} %{eta}")
+        else:
+            lines.append('')
+        return lines
+
+    def _event(self, observer: Observer, what: str) -> None:
+        self.events.append({'t': round(observer.now, 2), 'what': what})
+        self.view.say(f'{observer.now:6.1f} s  {what}')
+
+    def _result(self, observer: Observer) -> dict[str, Any]:
+        """Collect what was measured; also after an interruption."""
+        o = self.options
+        result: dict[str, Any] = {
+            'kind': 'demo', 'command': 'make demo' + (
+                f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ''),
+            'env_id': self.manifests['dense'].env_id, 'period_s': self.manifests['dense'].period_s,
+            'seeds': list(range(o.seed, o.seed + o.episodes)), 'seconds': round(observer.now, 1),
+            'machine': {'cpu': _cpu(), 'cores': os.cpu_count()},
+            'versions': {'pruned_controller': __version__, 'python': platform.python_version()},
+            'events': self.events,
+            'ticks': observer.ticks, 'rewards': observer.rewards[::5],
+        }
+        for name, record in self.records.items():
+            result[name] = self._side(name, record)
+        if self.jobs.get('result'):
+            folder = Path(self.jobs['result']['folder'])
+            manifest = self.manifests.get('pruned')
+            result['job'] = {'id': self.jobs['job'], **self.jobs['settings'],
+                             'seconds': self.jobs['result']['seconds'],
+                             'gates': dict(manifest.gates) if manifest else {}}
+            result['plan'] = json.loads((folder / 'plan.json').read_text())
+        return result
+
+    def _side(self, name: str, record: ModelRecord) -> dict[str, Any]:
+        manifest = self.manifests[name]
+        times = np.asarray([s for _, s in record.latency]) if record.latency else np.asarray([np.nan])
+        quantiles = {f'p{q}_s': float(np.quantile(times, q / 100)) for q in (50, 90, 99)}
+        facts = manifest.planner
+        return {'hash': self.hashes[name], 'parameters': manifest.parameters,
+                'macs': manifest.macs, 'samples': facts.samples, 'iterations': facts.iterations,
+                'bytes': sum(int(f['bytes']) for f in manifest.files.values()),
+                'latency': {'count': len(record.latency), **quantiles, 'max_s': float(times.max())},
+                'ticks': len(record.latency), 'missed': record.misses - record.misses_at_start,
+                'returns': record.returns[:self.options.episodes], 'modes': record.modes}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')),
+                platform.machine())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    options = parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        demo = Demo(options)
+        result = demo.run()
+    except PruningError as error:
+        sys.stderr.write(f'{type(error).__name__}: {error}\n')
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write('interrupted; the nodes were stopped, what was measured so far is in '
+                         'the run folder\n')
+        return 130
+    page = write_report(demo.folder)
+    demo.view.say('\n' + text_table(result))
+    demo.view.say(f'\nreport   {page}\npicture  {page.with_name("picture.svg")}')
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,55 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run one node until it is told to stop, and let it end in good order.
+
+rclpy's own signal handler shuts communication down first, so that a node could not send its last,
+safe command; here a signal only asks, and the node closes while it can still speak.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from pruning_core.errors import PruningError
+
+
+class Closable(Protocol):
+    """A node that ends in good order."""
+
+    def close(self) -> None:
+        """Stop what runs; called while communication still works."""
+
+
+def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads: int = 3) -> int:
+    """Make a node, spin it, close it; returns the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        node = make()
+        executor = MultiThreadedExecutor(num_threads=threads)
+        executor.add_node(node)
+        while rclpy.ok() and not stop.is_set():
+            executor.spin_once(timeout_sec=0.2)
+    except PruningError as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        return 2
+    except ExternalShutdownException:
+        pass
+    finally:
+        if node is not None:
+            node.close()  # type: ignore[attr-defined]
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,317 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m pruning_core train|prune|export|evaluate|inspect|report`.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
+refused the result, 2 something asked for cannot be done, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning_core import __version__
+from pruning_core.errors import GateError, MissingExtra, PruningError, explain
+from pruning_core.progress import Bar, JsonLines
+
+if TYPE_CHECKING:  # the commands import what they need, so that --help is instant
+    from pruning_core.checkpoint import Run
+
+DONE, REFUSED, FAILED, INTERRUPTED = 0, 1, 2, 130
+_EXTRAS = {'torch': 'train', 'gymnasium': 'train', 'scipy': 'train', 'tqdm': 'train',
+           'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz'}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    top = argparse.ArgumentParser(
+        prog='python -m pruning_core',
+        description='Train TD-MPC agents, prune them by structural groups, and export bundles.')
+    top.add_argument('--version', action='version', version=__version__)
+    commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def add(name: str, does: Callable[[argparse.Namespace], int], text: str, example: str
+            ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=f'{text}.', epilog=f'example: {example}')
+        command.set_defaults(does=does)
+        command.add_argument('--json', action='store_true', help='print the result as JSON')
+        return command
+
+    def add_long(command: argparse.ArgumentParser) -> None:
+        command.add_argument('--progress', choices=('bar', 'json'), default='bar',
+                             help='a bar for people, or JSON lines on standard output')
+        command.add_argument('--nice', type=int, default=0, help='lower the priority by this much')
+        command.add_argument('--threads', type=int, default=0, help='torch threads; 0 = its choice')
+        command.add_argument('--stop-with-stdin', action='store_true',
+                             help='stop cleanly when standard input closes (for a parent process)')
+
+    def add_set(command: argparse.ArgumentParser) -> None:
+        command.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE',
+                             help='override a setting; may be repeated')
+
+    train = add('train', _train, 'Train an agent; goes on where an interrupted run stopped',
+                'python -m pruning_core train --config config/pendulum_quick.yaml')
+    train.add_argument('--config', required=True, type=Path, help='YAML file')
+    train.add_argument('--out', type=Path, help='run folder (default: runs/NAME_OF_CONFIG)')
+    train.add_argument('--seed', type=int, help='same as --set training.seed=SEED')
+    train.add_argument('--evaluate', type=int, default=10, metavar='EPISODES',
+                       help='fixed seeds to evaluate on afterwards; 0 = none')
+    add_set(train)
+    add_long(train)
+
+    prune = add('prune', _prune, 'Prune an agent, recover it, check its gates, export its bundle',
+                'python -m pruning_core prune --agent pendulum_dense --sparsity 0.9')
+    prune.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
+    prune.add_argument('--out', type=Path,
+                       help='new run folder (default: runs/AGENT_SPARSITY)')
+    prune.add_argument('--sparsity', type=float, help='share of the parameters to remove')
+    prune.add_argument('--score', help='importance to rank by (default: combined)')
+    prune.add_argument('--parent', help='hash of the bundle that this one replaces')
+    add_set(prune)
+    add_long(prune)
+
+    export = add('export', _export, 'Write the bundle of an agent, proven equal to torch',
+                 'python -m pruning_core export --agent pendulum_dense --out runs/dense_bundle')
+    export.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
+    export.add_argument('--out', required=True, type=Path, help='bundle folder')
+
+    evaluate = add('evaluate', _evaluate, 'Returns of an agent on fixed seeds',
+                   'python -m pruning_core evaluate --agent pendulum_dense --episodes 20')
+    evaluate.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
+    evaluate.add_argument('--episodes', type=int, default=20, help='fixed seeds 1000, 1001, ...')
+    evaluate.add_argument('--samples', type=int, default=128, help='plans per iteration')
+    evaluate.add_argument('--iterations', type=int, default=3, help='planner iterations')
+    evaluate.add_argument('--write', action='store_true',
+                          help='keep the result as evaluation.json in the folder')
+    add_long(evaluate)
+
+    inspect = add('inspect', _inspect, 'Tell what an agent folder or a bundle holds',
+                  'python -m pruning_core inspect pendulum_dense')
+    inspect.add_argument('path', help='run folder, bundle folder, or name of a shipped agent')
+
+    report = add('report', _report, 'Write the page and picture of a run folder',
+                 'python -m pruning_core report runs/pendulum_quick')
+    report.add_argument('folder', type=Path, help='run folder of training, pruning or the demo')
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if getattr(options, 'nice', 0):
+        os.nice(options.nice)
+    if getattr(options, 'stop_with_stdin', False):
+        threading.Thread(target=_watch_stdin, daemon=True).start()
+    try:
+        code: int = options.does(options)
+        return code
+    except GateError as error:
+        return _fail(options, error, REFUSED)
+    except PruningError as error:
+        return _fail(options, error, FAILED)
+    except ModuleNotFoundError as error:
+        name = (error.name or '').partition('.')[0]
+        if name not in _EXTRAS:
+            raise
+        missing = MissingExtra(
+            explain(f"'{options.command}' was asked for", f"'{name}' is not installed",
+                    f"an installation with the extra [{_EXTRAS[name]}]",
+                    f"run: pip install 'pruned_controller[{_EXTRAS[name]}]'"))
+        return _fail(options, missing, FAILED)
+    except OSError as error:
+        full = PruningError(
+            explain(f"'{options.command}' was asked for", f'the system refused: {error}',
+                    'a folder that can be written, with room on its disk',
+                    'free some room or give another --out; nothing half-written was kept'))
+        return _fail(options, full, FAILED)
+    except KeyboardInterrupt:
+        again = 'start the same command again to go on' if options.command == 'train' else \
+            'nothing half-written was kept'
+        return _fail(options, PruningError(f'interrupted; {again}'), INTERRUPTED)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch_stdin() -> None:
+    """Interrupt the main thread when the parent that holds our standard input is gone."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _fail(options: argparse.Namespace, error: PruningError, code: int) -> int:
+    if getattr(options, 'progress', 'bar') == 'json':
+        JsonLines().write({'error': str(error), 'kind': type(error).__name__})
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    return code
+
+
+def _progress(options: argparse.Namespace) -> Bar | JsonLines:
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return JsonLines() if options.progress == 'json' else Bar()
+
+
+def _tell(options: argparse.Namespace, facts: dict[str, Any]) -> int:
+    if getattr(options, 'progress', 'bar') == 'json':
+        JsonLines().write({'result': facts})
+    elif options.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        width = max(len(k) for k in facts)
+        for key, value in facts.items():
+            print(f'{key:{width}s}  {value}')
+    return DONE
+
+
+def _train(options: argparse.Namespace) -> int:
+    from pruning_core import checkpoint, config
+    from pruning_core.training import Trainer
+
+    overrides = list(options.set)
+    if options.seed is not None:
+        overrides.append(f'training.seed={options.seed}')
+    settings = config.load(options.config, overrides)
+    folder = options.out or Path('runs') / options.config.stem
+    progress = _progress(options)
+    trainer = Trainer(settings, folder, progress)
+    if trainer.resumed_from:
+        print(f'going on from {trainer.resumed_from}, episode {trainer.episode}', file=sys.stderr)
+    trainer.run()
+    facts = {'folder': str(folder), 'updates': trainer.agent.updates,
+             'seconds': round(trainer.seconds, 1)}
+    if options.evaluate:
+        run = checkpoint.load_run(folder)
+        facts.update(_evaluated(run, options.evaluate, 128, 3, progress, write=True))
+    _draw(folder)
+    return _tell(options, facts)
+
+
+def _draw(folder: Path) -> None:
+    """Draw the learning curve where matplotlib is there."""
+    from pruning_core.report import draw_learning_curve
+
+    try:
+        draw_learning_curve(folder)
+    except MissingExtra as error:
+        print(f'no picture: {error}', file=sys.stderr)
+
+
+def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress: Bar | JsonLines,
+               write: bool) -> dict[str, Any]:
+    from pruning_core import checkpoint
+    from pruning_core.evaluation import evaluate, evaluation_seeds
+
+    seeds = evaluation_seeds(episodes)
+    planned = evaluate(run.agent, run.config.env, seeds,
+                       run.config.planner.scaled(samples, iterations), progress)
+    policy = evaluate(run.agent, run.config.env, seeds, None, progress)
+    if write:
+        checkpoint.write_json(run.folder / checkpoint.EVALUATION,
+                              {'planned': planned.to_json(), 'policy': policy.to_json()})
+    low, high = planned.interval()
+    return {'seeds': episodes, 'return, planned': round(planned.mean, 2),
+            '95 % interval': [round(low, 2), round(high, 2)],
+            'worst': round(min(planned.returns), 2),
+            'return, policy alone': round(policy.mean, 2)}
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from pruning_core import checkpoint, config, zoo
+    from pruning_core.pruner import prune
+
+    run = checkpoint.load_run(zoo.find(options.agent))
+    overrides = list(options.set)
+    for name in ('sparsity', 'score'):
+        if getattr(options, name) is not None:
+            overrides.append(f'pruning.{name}={getattr(options, name)}')
+    settings = config.from_dict(config.override(config.to_dict(run.config), overrides))
+    run = dataclasses.replace(run, config=settings)
+    folder = options.out or Path('runs') / (
+        f'{run.folder.name}_{round(100 * settings.pruning.sparsity)}')
+    result = prune(run, settings.pruning, folder, parent=options.parent,
+                   progress=_progress(options))
+    manifest, gates = result.bundle.manifest, result.gates
+    return _tell(options, {
+        'folder': str(result.folder), 'bundle': str(result.bundle.path),
+        'hash': result.bundle.hash, 'parameters': manifest.parameters,
+        'of': manifest.dense_parameters, 'removed': round(manifest.sparsity, 4),
+        'bytes': result.bundle.size,
+        'return, pruned': round(gates['return']['pruned'], 2),
+        'return, dense': round(gates['return']['dense'], 2),
+        'plan p50 ms': round(gates['latency']['p50_s'] * 1e3, 2),
+        'plan p99 ms': round(gates['latency']['p99_s'] * 1e3, 2),
+        'seconds': round(result.seconds, 1),
+    })
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pruning_core import checkpoint, zoo
+    from pruning_core.export import export
+
+    run = checkpoint.load_run(zoo.find(options.agent))
+    bundle, parity = export(run, options.out)
+    return _tell(options, {'bundle': str(bundle.path), 'hash': bundle.hash,
+                           'parameters': bundle.manifest.parameters, 'bytes': bundle.size,
+                           'torch - onnxruntime': f'{parity.worst:.1e}'})
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pruning_core import checkpoint, zoo
+
+    run = checkpoint.load_run(zoo.find(options.agent))
+    return _tell(options, _evaluated(run, options.episodes, options.samples, options.iterations,
+                                     _progress(options), options.write))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from pruning_core.runtime.bundle import MANIFEST, open_bundle
+
+    path = Path(options.path)
+    if (path / MANIFEST).is_file():
+        bundle = open_bundle(path)
+        m = bundle.manifest
+        return _tell(options, {
+            'bundle': str(path), 'hash': bundle.hash, 'parent': m.parent, 'plant': m.env_id,
+            'period s': m.period_s, 'observation': ', '.join(m.observation.names),
+            'action': ', '.join(m.action.names), 'parameters': m.parameters,
+            'of': m.dense_parameters, 'removed': round(m.sparsity, 4),
+            'MACs per plan': m.macs, 'of MACs': m.dense_macs, 'bytes': bundle.size,
+            'widths': dict(m.widths), 'gates': dict(m.gates)})
+    from pruning_core import checkpoint, zoo
+    from pruning_core.networks import count_parameters
+
+    run = checkpoint.load_run(zoo.find(options.path))
+    facts: dict[str, Any] = {
+        'agent': str(run.folder), 'plant': run.config.env.id, 'updates': run.agent.updates,
+        'parameters': count_parameters(run.agent.components),
+        'replay': f'{len(run.replay) if run.replay else 0} decisions'}
+    for name, result in run.evaluation.items():
+        facts[f'return, {name}'] = f"{result['mean']:.1f} on {len(result['seeds'])} seeds"
+    for group in run.agent.graph().free:
+        line = f'{group.size} units, {group.params_per_unit} parameters each'
+        if run.importance is not None:
+            line += f", importance {run.importance.group_scores('combined')[group.name]:.2f}"
+        facts[group.name] = line
+    return _tell(options, facts)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pruning_core.report import write_report
+
+    return _tell(options, {'report': str(write_report(options.folder))})

@@ -1,0 +1,209 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""An agent folder in; a proven bundle out.
+
+The graphs are run by onnxruntime on random observations, and on replayed ones where the folder has
+a replay, with the same noise as the torch planner. A difference above the tolerance refuses the
+export; nothing is written then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning_core import config as configuration
+from pruning_core.checkpoint import Run
+from pruning_core.env import EnvSpec, describe, make_raw
+from pruning_core.errors import ExportMismatch, explain
+from pruning_core.graphs import OPSET, AgentGraphs
+from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.planner import Start, plan_start, plan_step
+from pruning_core.runtime.bundle import (
+    PLAN_START,
+    PLAN_STEP,
+    POLICY,
+    WORLD_MODEL,
+    Bundle,
+    Manifest,
+    PlannerSettings,
+    Signal,
+    write,
+)
+from pruning_core.runtime.planner import contract, session
+from pruning_core.stability import candidate
+
+TOLERANCE = 1e-4
+_PROBES = 8
+# Plans whose values differ by less than this may change places between two engines; the refit is
+# then a different but equally good one, so such probes say nothing about the graph.
+_TIE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Largest absolute differences between torch and onnxruntime, in scaled units.
+
+    Attributes:
+        policy: of the policy's action; `world_model` of its four outputs.
+        plan: of latents, plans, values, mean and standard deviation over one iteration.
+        probes: observations compared, and `ties` those left out of the refit (see `export`).
+    """
+
+    policy: float
+    world_model: float
+    plan: float
+    probes: int
+    ties: int
+
+    @property
+    def worst(self) -> float:
+        """The largest of all."""
+        return max(self.policy, self.world_model, self.plan)
+
+
+def export(run: Run, folder: Path, *, parent: str | None = None,
+           dense: Mapping[str, int] | None = None, gates: Mapping[str, Any] | None = None,
+           seeds: Mapping[str, int] | None = None) -> tuple[Bundle, Parity]:
+    """Write the bundle of an agent.
+
+    Args:
+        run: an opened agent folder.
+        folder: where the bundle goes.
+        parent: hash of the bundle this agent was pruned from.
+        dense: `parameters` and `macs` before pruning; None for an agent that was never cut.
+        gates: results of the gates, kept in the manifest.
+        seeds: kept in the manifest; the training seed is added.
+
+    Returns:
+        The bundle as written, and how exactly it agrees with torch.
+
+    Raises:
+        ExportMismatch: torch and onnxruntime differ by more than 1e-4, or a layer is unknown.
+        BundleError: `folder` holds something else.
+    """
+    graphs, manifest, parity = prepare(run, parent=parent, dense=dense, gates=gates, seeds=seeds)
+    return write(folder, manifest, graphs), parity
+
+
+def prepare(run: Run, *, parent: str | None = None, dense: Mapping[str, int] | None = None,
+            gates: Mapping[str, Any] | None = None, seeds: Mapping[str, int] | None = None
+            ) -> tuple[dict[str, bytes], Manifest, Parity]:
+    """Make and prove the graphs and the manifest of an agent without writing them."""
+    config, agent = run.config, run.agent
+    spec = describe(make_raw(config.env.id, config.env.max_episode_steps), config.env)
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    metadata = contract(spec.period_s, len(spec.observation_names), len(low),
+                        config.planner.horizon)
+    writer = AgentGraphs(agent.components, config.planner, config.agent.discount,
+                         spec.observation_scale, middle.tolist(), half.tolist(), metadata)
+    graphs = {POLICY: writer.policy(), WORLD_MODEL: writer.world_model(),
+              PLAN_START: writer.plan_start(), PLAN_STEP: writer.plan_step()}
+    parity = prove(run, spec, graphs)
+    if not parity.worst <= TOLERANCE:
+        raise ExportMismatch(
+            explain('an agent was exported', f'torch and onnxruntime differ by {parity.worst:.1e}',
+                    f'at most {TOLERANCE:.0e}',
+                    'check the weights for huge or non-finite numbers; nothing was written')
+        )
+    p = config.planner
+    macs = count_plan_macs(agent.widths, p.horizon, p.samples, p.policy_samples, p.iterations)
+    parameters = count_parameters(agent.components)
+    manifest = Manifest(
+        env_id=spec.id, period_s=spec.period_s,
+        observation=Signal(spec.observation_names, spec.observation_units, spec.observation_low,
+                           spec.observation_high, spec.observation_scale),
+        action=Signal(spec.action_names, spec.action_units, spec.action_low, spec.action_high,
+                      tuple(half.tolist())),
+        planner=PlannerSettings(**dataclasses.asdict(p), policy_noise=config.agent.policy_noise),
+        discount=config.agent.discount, reward_scale=config.env.reward_scale,
+        widths=agent.widths.to_json(), parameters=parameters,
+        dense_parameters=dense['parameters'] if dense else parameters,
+        macs=macs, dense_macs=dense['macs'] if dense else macs, parent=parent,
+        gates={'parity': parity.worst, **(gates or {})},
+        lyapunov=candidate(spec.id, spec.period_s), opset=OPSET,
+        config=configuration.to_dict(config),
+        seeds={'training': config.training.seed, **(seeds or {})}, files={},
+    )
+    return graphs, manifest, parity
+
+
+def prove(run: Run, spec: EnvSpec, graphs: Mapping[str, bytes]) -> Parity:
+    """Compare every graph with torch on the same inputs and the same noise."""
+    rng = np.random.default_rng(0)
+    agent, p = run.agent, run.config.planner
+    net, discount = agent.components, run.config.agent.discount
+    scale = np.asarray(spec.observation_scale, np.float32)
+    scaled = rng.uniform(-1, 1, (_PROBES, len(scale))).astype(np.float32)
+    if run.replay is not None and len(run.replay):
+        stored = run.replay.observations()
+        scaled = np.concatenate([scaled, stored[rng.integers(len(stored), size=_PROBES)]])
+    raw = scaled / scale
+    half = (np.asarray(spec.action_high) - np.asarray(spec.action_low)) / 2
+    middle = (np.asarray(spec.action_high) + np.asarray(spec.action_low)) / 2
+
+    with torch.no_grad():
+        observation = torch.from_numpy(scaled)
+        physical = session(graphs[POLICY]).run(None, {'observation': raw})[0]
+        policy = _gap((physical - middle) / half, agent.policy(observation))
+
+        actions = rng.uniform(-1, 1, (len(scaled), len(half))).astype(np.float32)
+        latent = net['encoder'](observation)
+        pair = torch.cat([latent, torch.from_numpy(actions)], dim=-1)
+        found = session(graphs[WORLD_MODEL]).run(
+            ['encoded', 'next_latent', 'reward', 'value'],
+            {'observation': raw, 'latent': latent.numpy(), 'action': actions})
+        expected = [latent, net['dynamics'](pair), net['reward'](pair),
+                    torch.minimum(net['q1'](pair), net['q2'](pair))]
+        world = max(_gap(f, e) for f, e in zip(found, expected, strict=True))
+
+        start, step = session(graphs[PLAN_START]), session(graphs[PLAN_STEP])
+        plan, ties = 0.0, 0
+        for i in range(len(scaled)):
+            noise = rng.standard_normal(
+                (p.horizon, p.policy_samples, len(half))).astype(np.float32)
+            expected_start = plan_start(net, observation[i:i + 1],
+                                        torch.from_numpy(noise[:, None]), discount)
+            found_start = start.run(None, {'observation': raw[i:i + 1], 'noise': noise})
+            plan = max(plan, _gap(found_start[0], expected_start.latent),
+                       _gap(found_start[1], expected_start.policy_actions[:, 0]),
+                       _gap(found_start[2], expected_start.policy_values[0]))
+            gap = _step_gap(run, step, expected_start, rng)
+            if gap is None:
+                ties += 1
+            else:
+                plan = max(plan, gap)
+    return Parity(policy, world, plan, len(scaled), ties)
+
+
+def _step_gap(run: Run, step: Any, start: Start, rng: np.random.Generator) -> float | None:
+    """Difference over one iteration, or None where two plans at the cut are as good as equal."""
+    p, a = run.config.planner, start.policy_actions.shape[-1]
+    mean = rng.uniform(-1, 1, (p.horizon, a)).astype(np.float32)
+    std = rng.uniform(p.min_std, p.max_std, (p.horizon, a)).astype(np.float32)
+    noise = rng.standard_normal((p.horizon, p.samples, a)).astype(np.float32)
+    one_more = dataclasses.replace(p, elites=min(p.elites + 1, p.samples + p.policy_samples))
+    tensors = [torch.from_numpy(x[:, None]) for x in (mean, std, noise)]
+    best = plan_step(run.agent.components, start, *tensors, one_more,
+                     run.config.agent.discount).elite_values[0]
+    expected = plan_step(run.agent.components, start, *tensors, p, run.config.agent.discount)
+    found = step.run(None, {
+        'latent': start.latent.numpy(), 'mean': mean, 'std': std, 'noise': noise,
+        'policy_actions': start.policy_actions[:, 0].numpy(),
+        'policy_values': start.policy_values[0].numpy(), 'elites': np.asarray([p.elites])})
+    values = _gap(found[3], expected.elite_values[0])
+    if len(best) > p.elites and float(best[p.elites - 1] - best[p.elites]) < _TIE:
+        return None if values <= TOLERANCE else values
+    return max(values, _gap(found[0], expected.mean[:, 0]), _gap(found[1], expected.std[:, 0]))
+
+
+def _gap(found: np.ndarray, expected: Tensor) -> float:
+    gap = np.abs(np.asarray(found) - expected.numpy())
+    return float('inf') if not np.isfinite(gap).all() else float(gap.max())

@@ -1,0 +1,273 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Score -> select -> cut -> recover -> gate: a dense agent folder in, a smaller one and its bundle out.
+
+The result appears whole or not at all: everything is written into a temporary folder beside the
+target and renamed at the end. An agent that fails a gate is kept in the run folder, with its
+figures, but no bundle of it is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning_core import checkpoint as files
+from pruning_core import importance as scoring
+from pruning_core.agent import Agent
+from pruning_core.checkpoint import Run
+from pruning_core.config import PlannerConfig, PruningConfig
+from pruning_core.errors import AgentError, GateError, explain
+from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
+from pruning_core.export import prepare
+from pruning_core.groups import UnitGraph
+from pruning_core.importance import ImportanceTracker
+from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.progress import Progress, silent
+from pruning_core.recovery import record, recover
+from pruning_core.runtime.bundle import Bundle, write
+from pruning_core.runtime.metrics import JsonlWriter
+from pruning_core.runtime.planner import Planner
+from pruning_core.selection import Limits, Plan, select
+from pruning_core.surgery import apply, verify
+
+BUNDLE, PLAN = 'bundle', 'plan.json'
+_LATENCY_PLANS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """What pruning produced.
+
+    Attributes:
+        folder: the run folder, with agent, plan, evaluation and bundle.
+        bundle: the published bundle.
+        plan: what was cut.
+        gates: what was checked, with figures.
+        seconds: time taken.
+    """
+
+    folder: Path
+    bundle: Bundle
+    plan: Plan
+    gates: Mapping[str, Any]
+    seconds: float
+
+
+def scores_of(run: Run, graph: UnitGraph, score: str, seed: int) -> dict[str, np.ndarray]:
+    """Scores per unit under one of `config.SCORES`.
+
+    Raises:
+        AgentError: the score is gathered in training and the folder has none.
+    """
+    if score == 'l1':
+        return scoring.magnitude(graph, dict(run.agent.components.items()))
+    if score == 'random':
+        return scoring.random(graph, np.random.default_rng(seed))
+    if run.importance is None:
+        raise AgentError(
+            explain(f"score '{score}' was asked for", f"'{run.folder}' has no importance",
+                    'l1 or random for such an agent', 'choose one, or train with this package')
+        )
+    return run.importance.unit_scores(score)
+
+
+def cut(agent: Agent, graph: UnitGraph, plan: Plan) -> float:
+    """Cut an agent, its targets and its optimisers, and prove the cut; returns the difference."""
+    before = copy.deepcopy(dict(agent.components.items()))
+    receipt = apply(plan, graph, dict(agent.components.items()),
+                    optimizers=(agent.model_optimizer, agent.policy_optimizer),
+                    mirrors=(dict(agent.targets.items()),))
+    generator = torch.Generator().manual_seed(0)
+    probe = 2 * torch.rand(8, agent.widths.observations, generator=generator) - 1
+
+    def run(components: Mapping[str, nn.Module]) -> list[Tensor]:
+        shell = copy.copy(agent)
+        shell.components = nn.ModuleDict(dict(components))
+        return shell.rollout(probe)
+
+    return verify(before, dict(agent.components.items()), receipt, run)
+
+
+def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None = None,
+          progress: Progress = silent) -> Pruned:
+    """Prune an agent to a share of its parameters.
+
+    Args:
+        run: the agent, with its replay; cut in place.
+        settings: budget, score, recovery and gates.
+        folder: the new run folder; must not exist yet.
+        parent: hash of the bundle that the pruned one replaces.
+        progress: told of every phase.
+
+    Raises:
+        GroupError: the budget cannot be met, or the cut does not verify.
+        GateError: the pruned agent is not good enough; the folder holds it without a bundle.
+        AgentError: the target exists, or the source has no replay to recover on.
+    """
+    began = time.perf_counter()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AgentError(
+            explain(f"pruning into '{folder}' was asked for", 'something is there already',
+                    'a new or empty folder', 'give another --out')
+        )
+    if run.replay is None and settings.recovery_updates:
+        raise AgentError(
+            explain(f"recovery of '{run.folder}' was asked for", 'it has no replay',
+                    f'{files.REPLAY} in the folder, or recovery_updates=0',
+                    'set pruning.recovery_updates=0, or train with this package')
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
+    try:
+        result = _prune(run, settings, work, parent, progress, began)
+    except GateError:
+        _publish(work, folder)
+        raise
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    _publish(work, folder)
+    return dataclasses.replace(
+        result, folder=folder,
+        bundle=dataclasses.replace(result.bundle, path=folder / BUNDLE))
+
+
+def _publish(work: Path, folder: Path) -> None:
+    work.chmod(0o755)
+    if folder.is_dir():
+        folder.rmdir()
+    work.rename(folder)
+
+
+def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
+           progress: Progress, began: float) -> Pruned:
+    agent, config = run.agent, dataclasses.replace(run.config, pruning=settings)
+    p = config.planner
+    seeds = evaluation_seeds(settings.gate_seeds)
+    gate_planner = p.scaled(settings.gate_samples, settings.gate_iterations)
+    dense = _dense_facts(run)
+    dense_return = _reference(run, seeds, gate_planner, progress)
+
+    progress('score', 0, 1)
+    graph = agent.graph()
+    scores = scores_of(run, graph, settings.score, settings.seed)
+    protect = tuple(g.name for g in graph.free if g.kind == 'coupling') \
+        if settings.coupling == 'protect' else ()
+    plan = select(graph, scores, settings.sparsity,
+                  Limits(settings.floor, settings.multiple, protect),
+                  allocation=settings.allocation, score=settings.score)
+    progress('cut', 0, 1)
+    teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
+    agent.restart_optimizers(settings.recovery_learning_rate)
+    difference = cut(agent, graph, plan)
+    progress('cut', 1, 1, parameters=float(count_parameters(agent.components)))
+
+    importance = ImportanceTracker(
+        agent.graph(), dict(agent.components.items()), config.importance)
+    if run.replay is not None and teacher is not None:
+        recover(agent, run.replay, teacher, updates=settings.recovery_updates,
+                learning_rate=settings.recovery_learning_rate, distillation=settings.distillation,
+                rng=np.random.default_rng(settings.seed), importance=importance,
+                progress=progress)
+
+    pruned_return = evaluate(agent, config.env, seeds, gate_planner, progress)
+    loss = compare(pruned_return, dense_return)
+    gates: dict[str, Any] = {
+        'mask_equivalence': difference,
+        'return': {'dense': dense_return.mean, 'pruned': pruned_return.mean,
+                   'difference': loss.difference, 'low': loss.low, 'high': loss.high,
+                   'loss': loss.loss, 'allowed_loss': settings.gate_return_loss,
+                   'seeds': len(seeds)},
+    }
+    files.save_run(folder, config, agent, importance, run.replay)
+    files.write_json(folder / PLAN, plan.to_json())
+    files.write_json(folder / files.EVALUATION,
+                     {'gate': pruned_return.to_json(), 'dense': dense_return.to_json()})
+    smaller = dataclasses.replace(run, config=config)
+    graphs, manifest, parity = prepare(
+        smaller, parent=parent, dense=dense, seeds={'pruning': settings.seed})
+    gates['parity'] = parity.worst
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        candidate = write(Path(scratch) / BUNDLE, manifest, graphs)
+        gates['latency'] = measure_latency(candidate, settings.gate_latency_share, progress)
+    failed = _failures(gates)
+    metrics = JsonlWriter(folder / files.METRICS)
+    metrics.write({'event': 'pruned', 'achieved': plan.achieved, 'gates': gates,
+                   'failed': list(failed), 'seconds': round(time.perf_counter() - began, 2)})
+    metrics.close()
+    if failed:
+        raise GateError(
+            explain('a pruned agent was to be published', '; '.join(failed),
+                    'the limits in the pruning section of the configuration',
+                    'prune less, recover longer, or loosen the gate')
+        )
+    bundle = write(folder / BUNDLE, dataclasses.replace(manifest, gates=gates), graphs)
+    return Pruned(folder, bundle, plan, gates, time.perf_counter() - began)
+
+
+def _dense_facts(run: Run) -> dict[str, int]:
+    p = run.config.planner
+    return {'parameters': count_parameters(run.agent.components),
+            'macs': count_plan_macs(run.agent.widths, p.horizon, p.samples, p.policy_samples,
+                                    p.iterations)}
+
+
+def _reference(run: Run, seeds: tuple[int, ...], planner: PlannerConfig, progress: Progress
+               ) -> Evaluation:
+    """The dense agent's returns on the gate's seeds: as evaluated before, or evaluated now."""
+    stored = run.evaluation.get('planned')
+    budget = {'horizon': planner.horizon, 'samples': planner.samples,
+              'iterations': planner.iterations}
+    if stored and stored.get('planner') == budget and tuple(stored['seeds'][:len(seeds)]) == seeds:
+        return Evaluation(seeds, tuple(stored['returns'][:len(seeds)]), budget)
+    relabelled: Callable[..., None] = lambda phase, *a, **k: progress('reference', *a, **k)  # noqa: E731
+    return evaluate(run.agent, run.config.env, seeds, planner, relabelled)
+
+
+def measure_latency(bundle: Bundle, share: float, progress: Progress = silent) -> dict[str, float]:
+    """Time full plans of a bundle on this machine.
+
+    Args:
+        bundle: what to time.
+        share: part of the period that the 99 % quantile may take; kept in the result.
+        progress: told after every plan.
+
+    Returns:
+        Median and 99 % quantile in seconds, the period, and `share`.
+    """
+    planner = Planner(bundle)
+    planner.warm_up()
+    rng = np.random.default_rng(0)
+    signal = bundle.manifest.observation
+    low = np.maximum(signal.low, -10.0)
+    high = np.minimum(signal.high, 10.0)
+    times = []
+    for i in range(_LATENCY_PLANS):
+        times.append(planner.plan(rng.uniform(low, high)).compute_s)
+        progress('latency', i + 1, _LATENCY_PLANS)
+    return {'p50_s': float(np.quantile(times, 0.5)), 'p99_s': float(np.quantile(times, 0.99)),
+            'period_s': bundle.manifest.period_s, 'allowed_share': share}
+
+
+def _failures(gates: Mapping[str, Any]) -> list[str]:
+    failed = []
+    ret, latency = gates['return'], gates['latency']
+    if not ret['loss'] <= ret['allowed_loss']:
+        failed.append(f"return {ret['pruned']:.1f} against {ret['dense']:.1f} dense is a loss of "
+                      f"{ret['loss']:.1%}, allowed {ret['allowed_loss']:.1%}")
+    allowed_s = latency['allowed_share'] * latency['period_s']
+    if latency['allowed_share'] > 0 and not latency['p99_s'] <= allowed_s:
+        failed.append(f"99 % of plans take up to {latency['p99_s'] * 1e3:.1f} ms, "
+                      f'allowed {allowed_s * 1e3:.1f} ms')
+    return failed
