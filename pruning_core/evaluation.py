@@ -8,7 +8,7 @@ on the same seeds differ only in what they decide (common random numbers).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
         env: the plant.
         seeds: one per episode; the environment and the planner's noise are seeded with it.
         planner: settings to plan with, or None for the policy alone.
-        progress: told after every decision of a batch of episodes.
+        progress: told after every decision, in hundredths of an episode.
 
     Raises:
         ConfigError: no seeds.
@@ -87,25 +87,31 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
                                   'raise the number of episodes'))
     returns: list[float] = []
     for first in range(0, len(seeds), _BATCH):
-        returns += _episodes(agent, env, seeds[first:first + _BATCH], planner)
-        progress('evaluate', len(returns), len(seeds), mean=float(np.mean(returns)))
+        returns += _episodes(agent, env, seeds[first:first + _BATCH], planner,
+                             lambda share, at=first: progress(
+                                 'evaluate', round(100 * (at + share * min(_BATCH, len(seeds) - at))),
+                                 100 * len(seeds)))
+    progress('evaluate', 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
     budget = None if planner is None else {
         'horizon': planner.horizon, 'samples': planner.samples, 'iterations': planner.iterations}
     return Evaluation(tuple(int(s) for s in seeds), tuple(returns), budget)
 
 
-def _episodes(agent: Agent, config: EnvConfig, seeds: Sequence[int], planner: PlannerConfig | None
-              ) -> list[float]:
+def _episodes(agent: Agent, config: EnvConfig, seeds: Sequence[int],
+              planner: PlannerConfig | None, report: Callable[[float], None]) -> list[float]:
     environments = [ScaledEnv(config) for _ in seeds]
     plan = agent.planner(planner, SeededNoise(seeds)).plan if planner else agent.policy
     observation = np.stack([e.reset(int(s)) for e, s in zip(environments, seeds, strict=True)])
     total, running = np.zeros(len(seeds)), np.ones(len(seeds), bool)
+    steps, limit = 0, environments[0].spec.max_decisions or 1000
     while running.any():
         action = plan(as_tensor(observation)).numpy()
         for i in np.flatnonzero(running):
             observation[i], reward, terminated, truncated = environments[i].step(action[i])
             total[i] += reward
             running[i] = not (terminated or truncated)
+        steps += 1
+        report(min(1.0, steps / limit))
     return [float(t) for t in total]
 
 
