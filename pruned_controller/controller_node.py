@@ -288,7 +288,7 @@ class ControllerNode(LifecycleNode):
         return self._active
 
     def _lock_phase(self, tick: Tick, age: float) -> None:
-        """Aim the ticks shortly after observations, so that the plant's next step has a command."""
+        """Aim ticks shortly after observations, so that the plant's next step has a command."""
         target, period = self._settings['phase'], tick.period_s
         if target < 0 or not math.isfinite(age) or tick.lateness_s > target:
             return

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole job in one command, without `ros2 launch`: plant, controller and pruner as processes.
 
-The dense agent plans with the reference's full budget, whatever it costs. `/pruner/prune` is called
-while it runs; the pruned bundle passes its gates, travels over DDS, and is swapped in between two
-ticks. Both then have run the same episodes on a plant that waits for nobody; the demo ends with a
-table, a picture and a page.
+The dense agent plans with the reference's full budget, whatever it costs. `/pruner/prune` is
+called while it runs; the pruned bundle passes its gates, travels over DDS, and is swapped in
+between two ticks. Both then have run the same episodes on a plant that waits for nobody; the demo
+ends with a table, a picture and a page.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ class Demo:
         bundle = self.folder / 'dense'
         done = subprocess.run(
             [sys.executable, '-m', 'pruning_core', 'export', '--agent', self.options.agent,
-             '--out', str(bundle), '--json'], capture_output=True, text=True)
+             '--out', str(bundle), '--json'],
+            capture_output=True, text=True, check=False)
         if done.returncode:
             raise JobError(done.stderr.strip().splitlines()[-1] if done.stderr.strip()
                            else 'the export failed without a word')
@@ -250,7 +251,8 @@ class Demo:
             filled = int(job['percent'] // 5)
             bar = '#' * filled + '.' * (20 - filled)
             eta = '' if job.get('eta_s') is None else f"  {job['eta_s']:.0f} s left in it"
-            lines.append(f"  job {job['job']}    [{bar}] {job['phase']} {job['percent']:.0f} %{eta}")
+            lines.append(
+                f"  job {job['job']}    [{bar}] {job['phase']} {job['percent']:.0f} %{eta}")
         else:
             lines.append('')
         return lines
@@ -285,13 +287,14 @@ class Demo:
 
     def _side(self, name: str, record: ModelRecord) -> dict[str, Any]:
         manifest = self.manifests[name]
-        times = np.asarray([s for _, s in record.latency]) if record.latency else np.asarray([np.nan])
+        times = np.asarray([s for _, s in record.latency] or [np.nan])
         quantiles = {f'p{q}_s': float(np.quantile(times, q / 100)) for q in (50, 90, 99)}
         facts = manifest.planner
         return {'hash': self.hashes[name], 'parameters': manifest.parameters,
                 'macs': manifest.macs, 'samples': facts.samples, 'iterations': facts.iterations,
                 'bytes': sum(int(f['bytes']) for f in manifest.files.values()),
-                'latency': {'count': len(record.latency), **quantiles, 'max_s': float(times.max())},
+                'latency': {'count': len(record.latency), **quantiles,
+                            'max_s': float(times.max())},
                 'ticks': len(record.latency), 'missed': record.misses - record.misses_at_start,
                 'returns': record.returns[:self.options.episodes], 'modes': record.modes}
 
@@ -301,8 +304,8 @@ def _cpu() -> str:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')),
-                platform.machine())
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ node tell the truth about a job that it did not see end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,7 +80,7 @@ class Job:
     @property
     def running(self) -> bool:
         """Whether the job still goes on."""
-        return self.status['state'] == RUNNING
+        return bool(self.status['state'] == RUNNING)
 
     def cancel(self) -> None:
         """End the child: asked first, then killed; within a second."""
@@ -91,10 +92,8 @@ class Job:
             self._reader.join(2.0)
 
     def _signal(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def _read(self) -> None:
         result: dict[str, Any] | None = None

@@ -43,13 +43,13 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
         while rclpy.ok() and not stop.is_set():
             executor.spin_once(timeout_sec=0.2)
     except PruningError as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        sys.stderr.write(f'{type(error).__name__}: {error}\n')
         return 2
     except ExternalShutdownException:
         pass
     finally:
         if node is not None:
-            node.close()  # type: ignore[attr-defined]
+            node.close()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0

@@ -8,6 +8,7 @@ the end-to-end tests see the system through it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -74,10 +75,8 @@ class Observer:
         self._thread.start()
 
     def _spin(self) -> None:
-        try:
+        with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
-        except ExternalShutdownException:
-            pass
 
     def close(self) -> None:
         """Leave the ROS network."""

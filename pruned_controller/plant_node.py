@@ -49,7 +49,8 @@ class PlantNode(Node):
         self._spec = describe(self._env, EnvConfig(id=s['env_id']))
         self._positions = [read_term(t)[0] for t in s['joint_positions']]
         self._velocities = [read_term(t)[0] for t in s['joint_velocities']]
-        self._low, self._high = np.asarray(self._spec.action_low), np.asarray(self._spec.action_high)
+        self._low = np.asarray(self._spec.action_low)
+        self._high = np.asarray(self._spec.action_high)
         self._command = np.clip(np.zeros_like(self._low), self._low, self._high)
         self._lock = threading.Lock()
         self._episode = 0

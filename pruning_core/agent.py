@@ -89,7 +89,7 @@ class Agent:
     @property
     def widths(self) -> Widths:
         """The present sizes."""
-        return Widths.of(self.components, self.activation)
+        return Widths.of(dict(self.components.items()), self.activation)
 
     def restart_optimizers(self, learning_rate: float) -> None:
         """Start both optimisers afresh at a learning rate."""
@@ -197,7 +197,8 @@ class Agent:
         if self.updates % c.policy_every == 0:
             policy_loss = self._update_policy(latent.detach(), rho, policy_extra)
             self._follow_targets()
-        return Losses(*(float(p.detach()) for p in parts), policy_loss, float(norm))
+        model_losses = [float(p.detach()) for p in parts]
+        return Losses(model_losses[0], model_losses[1], model_losses[2], policy_loss, float(norm))
 
     def _bootstrap(self, latent: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
         """One-step TD targets r + gamma (1 - done) min Q'(z', pi(z'))."""
@@ -228,8 +229,9 @@ class Agent:
 
     @torch.no_grad()
     def _follow_targets(self) -> None:
-        online = [p for name in TARGETS for p in self.components[name].parameters()]
-        slow = [p for name in TARGETS for p in self.targets[name].parameters()]
+        online: list[Tensor] = [
+            p for name in TARGETS for p in self.components[name].parameters()]
+        slow: list[Tensor] = [p for name in TARGETS for p in self.targets[name].parameters()]
         torch._foreach_lerp_(slow, online, self.config.tau)
 
 

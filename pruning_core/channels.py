@@ -38,7 +38,8 @@ _UNARY = {
 }
 _BINARY = {
     'add', 'add_', 'sub', 'mul', 'mul_', 'div', 'minimum', 'maximum', '__add__', '__radd__',
-    '__iadd__', '__sub__', '__rsub__', '__mul__', '__rmul__', '__imul__', '__truediv__', 'true_divide',
+    '__iadd__', '__sub__', '__rsub__', '__mul__', '__rmul__', '__imul__', '__truediv__',
+    'true_divide',
 }
 # Operations that look at a tensor without passing its channels on.
 _INSPECTION = {

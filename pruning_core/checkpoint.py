@@ -67,7 +67,7 @@ class Run:
     evaluation: dict[str, Any]
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, and rename it into place."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     os.close(handle)
@@ -84,7 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically."""
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1) + '\n') and None)
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1) + '\n'))
 
 
 def save_run(folder: Path, config: Config, agent: Agent, importance: ImportanceTracker | None,
@@ -105,7 +105,7 @@ def save_run(folder: Path, config: Config, agent: Agent, importance: ImportanceT
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    write_atomically(path, lambda p: p.write_bytes(data) and None)
+    write_atomically(path, lambda p: p.write_bytes(data))
 
 
 def load_run(folder: str | Path) -> Run:
@@ -150,7 +150,8 @@ def load_run(folder: str | Path) -> Run:
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise AgentError(
             explain(f"agent '{folder}' was asked for",
-                    f'it is damaged ({type(error).__name__}: {" ".join(str(error).split())[:300]})',
+                    f'it is damaged ({type(error).__name__}: '
+                    f'{" ".join(str(error).split())[:300]})',
                     'the files as training wrote them', 'copy the folder again, or train anew')
         ) from error
     return Run(folder, config, agent, importance, replay, evaluation)

@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument('--progress', choices=('bar', 'json'), default='bar',
                              help='a bar for people, or JSON lines on standard output')
         command.add_argument('--nice', type=int, default=0, help='lower the priority by this much')
-        command.add_argument('--threads', type=int, default=0, help='torch threads; 0 = its choice')
+        command.add_argument('--threads', type=int, default=0,
+                             help='torch threads; 0 = its choice')
         command.add_argument('--stop-with-stdin', action='store_true',
                              help='stop cleanly when standard input closes (for a parent process)')
 
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         missing = MissingExtra(
             explain(f"'{options.command}' was asked for", f"'{name}' is not installed",
-                    f"an installation with the extra [{_EXTRAS[name]}]",
+                    f'an installation with the extra [{_EXTRAS[name]}]',
                     f"run: pip install 'pruned_controller[{_EXTRAS[name]}]'"))
         return _fail(options, missing, FAILED)
     except OSError as error:

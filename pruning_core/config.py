@@ -23,7 +23,6 @@ from pruning_core.errors import ConfigError, explain, nearest
 ACTIVATIONS = ('relu', 'elu')
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'l1', 'random')
 ALLOCATIONS = ('uniform', 'global')
-COUPLING_RULES = ('own', 'protect')
 
 
 def _require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -223,15 +222,12 @@ class ImportanceConfig:
     every: int = 1
     # Observations before the scales of the Bayesian signal are frozen.
     warmup: int = 50
-    # Observations between two lines of importance in metrics.jsonl.
-    log_every: int = 50
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(0 <= self.gamma < 1, 'importance.gamma', self.gamma, 'from 0 to below 1')
         _require(self.every >= 1, 'importance.every', self.every, '1 or more')
         _require(self.warmup >= 1, 'importance.warmup', self.warmup, '1 or more')
-        _require(self.log_every >= 1, 'importance.log_every', self.log_every, '1 or more')
 
 
 @dataclass(frozen=True)
@@ -244,8 +240,9 @@ class PruningConfig:
     score: str = 'combined'
     # 'uniform' removes the same share of every group; 'global' ranks all units together.
     allocation: str = 'uniform'
-    # Coupling groups are cut by their 'own' score like any other, or 'protect'ed.
-    coupling: str = 'own'
+    # Coupling groups (the latent) give this part of what the allocation wants of them: 1 cuts them
+    # like any other group, 0 leaves them whole.
+    coupling_share: float = 0.25
     # Widths stay multiples of this (vector lanes), and at least `floor`.
     multiple: int = 8
     floor: int = 8
@@ -269,8 +266,7 @@ class PruningConfig:
         """Check ranges."""
         _require(math.isfinite(self.sparsity) and 0 <= self.sparsity < 1, 'pruning.sparsity',
                  self.sparsity, 'a share of the parameters from 0 to below 1')
-        for name, known in (('score', SCORES), ('allocation', ALLOCATIONS),
-                            ('coupling', COUPLING_RULES)):
+        for name, known in (('score', SCORES), ('allocation', ALLOCATIONS)):
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(
@@ -278,6 +274,8 @@ class PruningConfig:
                             'it is not known' + nearest(value, known), ', '.join(known),
                             f'choose one of these in pruning.{name}')
                 )
+        _require(0 <= self.coupling_share <= 1, 'pruning.coupling_share', self.coupling_share,
+                 'from 0 to 1')
         _require(self.multiple >= 1, 'pruning.multiple', self.multiple, '1 or more')
         _require(self.floor >= 1, 'pruning.floor', self.floor, '1 or more')
         _require(self.recovery_updates >= 0, 'pruning.recovery_updates', self.recovery_updates,
@@ -414,7 +412,7 @@ def dump(config: Config, path: str | Path) -> None:
 
 
 __all__ = [
-    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLING_RULES', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
+    'ACTIVATIONS', 'ALLOCATIONS', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
     'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'TrainingConfig',
     'dump', 'from_dict', 'load', 'override', 'to_dict',
 ]

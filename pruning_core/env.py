@@ -140,7 +140,8 @@ def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
                tuple((f'action[{i}]', '') for i in range(a)))
     o_names, a_names = SIGNAL_NAMES.get(config.id, unnamed)
     reach = np.maximum(np.abs(observation.low), np.abs(observation.high)).astype(float)
-    scale = np.where(np.isfinite(reach) & (reach > 0) & (reach < 1e6), 1.0 / np.maximum(reach, 1e-9), 1.0)
+    bounded = np.isfinite(reach) & (reach > 0) & (reach < 1e6)
+    scale = np.where(bounded, 1.0 / np.maximum(reach, 1e-9), 1.0)
     limit = env.spec.max_episode_steps if env.spec else None
     limit = config.max_episode_steps or limit or 0
 

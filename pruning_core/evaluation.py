@@ -87,14 +87,27 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
                                   'raise the number of episodes'))
     returns: list[float] = []
     for first in range(0, len(seeds), _BATCH):
-        returns += _episodes(agent, env, seeds[first:first + _BATCH], planner,
-                             lambda share, at=first: progress(
-                                 'evaluate', round(100 * (at + share * min(_BATCH, len(seeds) - at))),
-                                 100 * len(seeds)))
+        batch = seeds[first:first + _BATCH]
+        told = _Told(progress, first, len(batch), len(seeds))
+        returns += _episodes(agent, env, batch, planner, told)
     progress('evaluate', 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
     budget = None if planner is None else {
         'horizon': planner.horizon, 'samples': planner.samples, 'iterations': planner.iterations}
     return Evaluation(tuple(int(s) for s in seeds), tuple(returns), budget)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Turns the share done of a batch of episodes into progress of the whole evaluation."""
+
+    progress: Progress
+    before: int
+    batch: int
+    episodes: int
+
+    def __call__(self, share: float) -> None:
+        done = round(100 * (self.before + share * self.batch))
+        self.progress('evaluate', done, 100 * self.episodes)
 
 
 def _episodes(agent: Agent, config: EnvConfig, seeds: Sequence[int],

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from pruning_core import config as configuration
 from pruning_core.checkpoint import Run
+from pruning_core.config import PlannerConfig
 from pruning_core.env import EnvSpec, describe, make_raw
 from pruning_core.errors import ExportMismatch, explain
 from pruning_core.graphs import OPSET, AgentGraphs
 from pruning_core.networks import count_parameters, count_plan_macs
-from pruning_core.planner import Start, plan_start, plan_step
+from pruning_core.planner import Start, Step, plan_start, plan_step
 from pruning_core.runtime.bundle import (
     PLAN_START,
     PLAN_STEP,
@@ -190,10 +191,13 @@ def _step_gap(run: Run, step: Any, start: Start, rng: np.random.Generator) -> fl
     std = rng.uniform(p.min_std, p.max_std, (p.horizon, a)).astype(np.float32)
     noise = rng.standard_normal((p.horizon, p.samples, a)).astype(np.float32)
     one_more = dataclasses.replace(p, elites=min(p.elites + 1, p.samples + p.policy_samples))
-    tensors = [torch.from_numpy(x[:, None]) for x in (mean, std, noise)]
-    best = plan_step(run.agent.components, start, *tensors, one_more,
-                     run.config.agent.discount).elite_values[0]
-    expected = plan_step(run.agent.components, start, *tensors, p, run.config.agent.discount)
+
+    def reference(config: PlannerConfig) -> Step:
+        m, s, n = (torch.from_numpy(x[:, None]) for x in (mean, std, noise))
+        return plan_step(run.agent.components, start, m, s, n, config, run.config.agent.discount)
+
+    best = reference(one_more).elite_values[0]
+    expected = reference(p)
     found = step.run(None, {
         'latent': start.latent.numpy(), 'mean': mean, 'std': std, 'noise': noise,
         'policy_actions': start.policy_actions[:, 0].numpy(),

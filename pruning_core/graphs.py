@@ -11,6 +11,7 @@ opset 17, which onnxruntime has read since 1.12.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +50,11 @@ class GraphBuilder:
         self._nodes.append(helper.make_node('Identity', [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output."""
         return self.ops(kind, 1, *inputs, **attributes)[0]
 
-    def ops(self, kind: str, count: int, *inputs: str, **attributes: object) -> list[str]:
+    def ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with `count` outputs."""
         outputs = [f'{kind.lower()}_{len(self._nodes)}_{i}' for i in range(count)]
         self._nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
@@ -153,7 +154,8 @@ class AgentGraphs:
         self.middle = np.asarray(action_middle, np.float32)
         self.half = np.asarray(action_half, np.float32)
         self.metadata = metadata
-        self.latent = [m for m in components['encoder'] if isinstance(m, nn.Linear)][-1].out_features
+        linears = [m for m in components['encoder'].modules() if isinstance(m, nn.Linear)]
+        self.latent = linears[-1].out_features
 
     def _encode(self, g: GraphBuilder, observation: str) -> str:
         scaled = g.op('Mul', observation, g.constant(self.scale))

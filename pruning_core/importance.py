@@ -73,7 +73,7 @@ class ImportanceTracker:
         for group, offset in zip(self.groups, self._offsets[:-1], strict=True):
             for column, place in enumerate(group.places):
                 if place.parameter in parameters:  # buffers have no gradient
-                    per_place.setdefault(tuple(place), []).append(
+                    per_place.setdefault((place.parameter, place.dim), []).append(
                         (group.indices[:, column], int(offset)))
         self._layouts = [
             _Layout(parameters[name], dim,
@@ -81,7 +81,10 @@ class ImportanceTracker:
                     torch.from_numpy(np.concatenate([np.arange(len(i)) + o for i, o in parts])))
             for (name, dim), parts in per_place.items()
         ]
-        zeros = lambda: torch.zeros(self._count, dtype=torch.float64)  # noqa: E731
+
+        def zeros() -> Tensor:
+            return torch.zeros(self._count, dtype=torch.float64)
+
         self._absolute, self._square, self._scalars = zeros(), zeros(), zeros()
         self._ema = {signal: zeros() for signal in SIGNALS}
         # 1 - gamma**t per unit: the EMA's bias correction
@@ -240,8 +243,9 @@ class ImportanceTracker:
         found = len(state['alpha']) if 'alpha' in state else 0
         if found != self._count:
             raise AgentError(
-                explain(f'importance of {self._count} units was read', f'the file has {found}',
-                        'importance gathered on this very model', 'use the files of one run folder')
+                explain(f'importance of {self._count} units was read',
+                        f'the file has {found}', 'importance gathered on this very model',
+                        'use the files of one run folder')
             )
         for signal in SIGNALS:
             self._ema[signal] = state[f'ema.{signal}'].clone()

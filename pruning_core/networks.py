@@ -73,8 +73,10 @@ class Widths:
             AgentError: a field is missing, unknown or of another type.
         """
         try:
-            return cls(**{k: tuple(int(n) for n in v) if isinstance(v, (list, tuple)) else v
-                          for k, v in values.items()})
+            fields: dict[str, Any] = {
+                k: tuple(int(n) for n in v) if isinstance(v, (list, tuple)) else v
+                for k, v in values.items()}
+            return cls(**fields)
         except (TypeError, ValueError) as error:
             raise AgentError(
                 explain('widths of an agent were read', f'{dict(values)!r} ({error})',
@@ -143,7 +145,7 @@ def count_parameters(components: nn.ModuleDict) -> int:
 
 def count_plan_macs(widths: Widths, horizon: int, samples: int, policy_samples: int,
                     iterations: int) -> int:
-    """Multiply-accumulates of one plan: H dynamics and reward steps, one policy and two Q per plan.
+    """Multiply-accumulates of one plan: H dynamics and reward steps, a policy and two Q each.
 
     The policy's own plans are rolled out and valued once, sampled plans in every iteration.
     """

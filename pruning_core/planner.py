@@ -65,8 +65,8 @@ def plan_values(components: nn.ModuleDict, latent: Tensor, actions: Tensor, disc
         latent = components['dynamics'](pair)
     rewards = components['reward'](torch.stack(pairs)).squeeze(-1)  # (H, ...)
     weights = discount ** torch.arange(len(actions), dtype=rewards.dtype)
-    value = torch.tensordot(weights, rewards, dims=1)
     end = torch.cat([latent, components['policy'](latent)], dim=-1)
+    value: Tensor = torch.tensordot(weights, rewards, dims=1)
     return value + discount ** len(actions) * _min_q(components, end).squeeze(-1)
 
 
@@ -99,7 +99,8 @@ def plan_step(components: nn.ModuleDict, start: Start, mean: Tensor, std: Tensor
     Args:
         components: the agent's modules.
         start: from `plan_start`.
-        mean: (H, E, A) centre of the sampling distribution, and `std` (H, E, A) its width.
+        mean: (H, E, A) centre of the sampling distribution.
+        std: (H, E, A) its standard deviation.
         noise: (H, E, N, A) standard normal.
         config: elites, temperature, momentum and limits.
         discount: per-decision factor.

@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""Score -> select -> cut -> recover -> gate: a dense agent folder in, a smaller one and its bundle out.
+"""Score -> select -> cut -> recover -> gate: a dense agent in, a smaller one and its bundle out.
 
 The result appears whole or not at all: everything is written into a temporary folder beside the
 target and renamed at the end. An agent that fails a gate is kept in the run folder, with its
@@ -14,7 +14,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,8 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     progress('score', 0, 1)
     graph = agent.graph()
     scores = scores_of(run, graph, settings.score, settings.seed)
-    protect = tuple(g.name for g in graph.free if g.kind == 'coupling') \
-        if settings.coupling == 'protect' else ()
     plan = select(graph, scores, settings.sparsity,
-                  Limits(settings.floor, settings.multiple, protect),
+                  Limits(settings.floor, settings.multiple, settings.coupling_share),
                   allocation=settings.allocation, score=settings.score)
     progress('cut', 0, 1)
     teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
@@ -231,7 +229,10 @@ def _reference(run: Run, seeds: tuple[int, ...], planner: PlannerConfig, progres
               'iterations': planner.iterations}
     if stored and stored.get('planner') == budget and tuple(stored['seeds'][:len(seeds)]) == seeds:
         return Evaluation(seeds, tuple(stored['returns'][:len(seeds)]), budget)
-    relabelled: Callable[..., None] = lambda phase, *a, **k: progress('reference', *a, **k)  # noqa: E731
+
+    def relabelled(_phase: str, done: int, total: int, /, **facts: float | str) -> None:
+        progress('reference', done, total, **facts)
+
     return evaluate(run.agent, run.config.env, seeds, planner, relabelled)
 
 

@@ -30,11 +30,14 @@ class Limits:
     Attributes:
         floor: units that every group keeps at least.
         multiple: kept units are a multiple of this where the group is large enough for one.
+        coupling_share: coupling groups give this part of what the allocation wants of them; their
+            units hold several components together, and cost more return per parameter.
         protect: names of groups that are left whole.
     """
 
     floor: int = 8
     multiple: int = 8
+    coupling_share: float = 1.0
     protect: tuple[str, ...] = ()
 
 
@@ -161,15 +164,17 @@ def select(graph: UnitGraph, scores: Mapping[str, Array], sparsity: float,
         raise GroupError(
             explain(f'removing {sparsity:.1%} of the parameters was asked for',
                     f'{achieved:.1%} is what the limits leave room for',
-                    f'a floor below {limits.floor}, a multiple below {limits.multiple}, fewer '
-                    f'protected groups ({", ".join(limits.protect) or "none"})',
+                    f'a floor below {limits.floor}, a multiple below {limits.multiple}, a '
+                    f'coupling share above {limits.coupling_share:g}, fewer protected groups '
+                    f'({", ".join(limits.protect) or "none"})',
                     'ask for less, or loosen the limits')
         )
     wanted = wanted_of(level)
     skipped = tuple(
         (g.name, 'protected' if g.name in limits.protect else
          f'{wanted[g.name]} units wanted, {counts[g.name]} taken: floor {limits.floor}, '
-         f'multiple {limits.multiple}')
+         f'multiple {limits.multiple}'
+         + (f', coupling share {limits.coupling_share:g}' if g.kind == 'coupling' else ''))
         for g in graph.free if counts[g.name] < wanted[g.name]
     )
     order = {g.name: np.argsort(np.where(np.isnan(s := scores[g.name]), np.inf, s), kind='stable')
@@ -178,7 +183,8 @@ def select(graph: UnitGraph, scores: Mapping[str, Array], sparsity: float,
         removed={g.name: tuple(sorted(int(i) for i in order[g.name][:counts[g.name]]))
                  for g in graph.free},
         sizes={g.name: g.size for g in graph.free}, requested=float(sparsity), achieved=achieved,
-        parameters=total, parameters_left=left, skipped=skipped, allocation=allocation, score=score,
+        parameters=total, parameters_left=left, skipped=skipped, allocation=allocation,
+        score=score,
     )
 
 
@@ -186,6 +192,8 @@ def _allowed(group: Group, wanted: int, limits: Limits) -> int:
     """Units that may go: the kept width is rounded to a multiple and never below the floor."""
     if group.name in limits.protect or wanted <= 0:
         return 0
+    if group.kind == 'coupling':
+        wanted = round(limits.coupling_share * wanted)
     kept = group.size - wanted
     if group.size >= limits.multiple:
         kept = max(limits.multiple, limits.multiple * round(kept / limits.multiple))

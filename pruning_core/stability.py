@@ -22,8 +22,10 @@ def riccati(a: Array, b: Array, q: Array, r: Array) -> tuple[Array, Array]:
     """Solve the discrete algebraic Riccati equation.
 
     Args:
-        a: (E, E) error dynamics; `b` (E, A) input matrix.
-        q: (E, E) cost of the error; `r` (A, A) cost of the action.
+        a: (E, E) error dynamics.
+        b: (E, A) input matrix.
+        q: (E, E) cost of the error.
+        r: (A, A) cost of the action.
 
     Returns:
         P (E, E) and the gain K (A, E) of u = -K e.

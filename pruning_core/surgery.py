@@ -120,7 +120,7 @@ def apply(plan: Plan, graph: UnitGraph, components: Components,
             )
     new: dict[int, Tensor] = {}
     places = []
-    for name, module, attribute, tensor in _tensors(components):
+    for _, module, attribute, tensor in _tensors(components):
         places.append((module, attribute, tensor))
         if id(tensor) not in new:
             new[id(tensor)] = _cut(tensor, first[id(tensor)], kept)

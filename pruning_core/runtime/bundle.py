@@ -3,8 +3,8 @@
 """Bundles: a folder or an archive in; a verified, immutable `Bundle` out, or a refusal.
 
 A bundle holds `manifest.json` and four ONNX graphs. The manifest lists the SHA-256 of every graph;
-the SHA-256 of the manifest is the bundle's identity. Everything is read once, checked in memory and
-used from there, so that what was verified is what runs. No name leaves the folder, no link is
+the SHA-256 of the manifest is the bundle's identity. Everything is read once, checked in memory
+and used from there, so that what was verified is what runs. No name leaves the folder, no link is
 followed, sizes are bounded, and nothing is unpickled.
 """
 
@@ -54,7 +54,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class PlannerSettings:
-    """Planner defaults; the meaning of each field stands in `pruning_core.config.PlannerConfig`."""
+    """Planner defaults; `pruning_core.config.PlannerConfig` tells what each field means."""
 
     horizon: int
     samples: int
@@ -121,7 +121,8 @@ class Manifest:
         values = asdict(self)
         for name in ('observation', 'action'):
             for limit in ('low', 'high'):
-                values[name][limit] = [v if math.isfinite(v) else None for v in values[name][limit]]
+                values[name][limit] = [
+                    v if math.isfinite(v) else None for v in values[name][limit]]
         values['lyapunov'] = self.lyapunov.to_json() if self.lyapunov else None
         return {'schema': SCHEMA, **values}
 

@@ -26,7 +26,8 @@ import numpy.typing as npt
 from pruning_core.errors import BundleError, explain
 
 Array = npt.NDArray[np.float64]
-Term = Callable[[Sequence[float]], float]
+Vector = Sequence[float] | npt.NDArray[np.floating]
+Term = Callable[[Vector], float]
 
 _INDEX = re.compile(r'(\d+)(?:-(\d+(?:\.\d+)?))?')
 _CALL = re.compile(r'(cos|sin|atan2)\((\d+)(?:,(\d+))?\)')
@@ -116,7 +117,7 @@ class Lyapunov:
                         'decrease in [0, 1), ball of 0 or more', 'export the bundle again')
             )
 
-    def error(self, observation: Sequence[float]) -> Array:
+    def error(self, observation: Vector) -> Array:
         """(O,) observation -> (E,) error.
 
         Raises:
@@ -130,7 +131,7 @@ class Lyapunov:
             )
         return np.array([term(observation) for term in self._read])
 
-    def value(self, observation: Sequence[float]) -> float:
+    def value(self, observation: Vector) -> float:
         """V of an observation."""
         e = self.error(observation)
         return float(e @ self.P @ e)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from pruning_core.errors import ConfigError, explain, nearest
 from pruning_core.runtime.bundle import Manifest
+from pruning_core.runtime.errormap import Vector
 
 Array = npt.NDArray[np.float64]
 KINDS = ('zero', 'lqr')
@@ -20,7 +20,7 @@ KINDS = ('zero', 'lqr')
 class Fallback(Protocol):
     """Acts on an observation that may be missing."""
 
-    def act(self, observation: Sequence[float] | None) -> Array:
+    def act(self, observation: Vector | None) -> Array:
         """Return an (A,) command in the robot's units, finite and within its limits."""
 
 
@@ -29,9 +29,9 @@ class Zero:
 
     def __init__(self, manifest: Manifest) -> None:
         """Take the limits of a bundle."""
-        self._command = np.clip(0.0, manifest.action.low, manifest.action.high)
+        self._command: Array = np.clip(0.0, manifest.action.low, manifest.action.high)
 
-    def act(self, observation: Sequence[float] | None) -> Array:
+    def act(self, observation: Vector | None) -> Array:
         """Return the same command always."""
         return self._command.copy()
 
@@ -54,13 +54,14 @@ class Lqr:
         self._low, self._high = np.asarray(manifest.action.low), np.asarray(manifest.action.high)
         self._zero = Zero(manifest)
 
-    def act(self, observation: Sequence[float] | None) -> Array:
+    def act(self, observation: Vector | None) -> Array:
         """Return the command of the linear regulator."""
         if observation is None or not np.isfinite(observation).all():
             return self._zero.act(None)
         plant = self._lyapunov
-        return np.clip(plant.goal_action - plant.K @ plant.error(observation), self._low,
-                       self._high)
+        command: Array = np.clip(
+            plant.goal_action - plant.K @ plant.error(observation), self._low, self._high)
+        return command
 
 
 def make_fallback(kind: str, manifest: Manifest) -> Fallback:

@@ -79,7 +79,7 @@ class LatencyStats:
         counts = np.cumsum(self._bins)
         place = int(np.searchsorted(counts, max(1, math.ceil(q * self.count))))
         middle = _FIRST_S * _RATIO ** (place + 0.5)
-        return min(max(middle, self._min), self._max)
+        return float(min(max(middle, self._min), self._max))
 
     def summary(self) -> LatencySummary:
         """All statistics at once."""

@@ -198,7 +198,7 @@ class Planner:
                     float(reward[0, 0]) / scale, done, s.samples, residual, self._clock() - began)
 
     def warm_up(self, plans: int = 3) -> float:
-        """Plan a few times on the middle of the observation space; returns the slowest, seconds."""
+        """Plan a few times on the middle observation; returns the slowest, in seconds."""
         signal = self.manifest.observation
         middle = [(lo + hi) / 2 if math.isfinite(lo) and math.isfinite(hi) else 0.0
                   for lo, hi in zip(signal.low, signal.high, strict=True)]
@@ -215,7 +215,8 @@ class Planner:
         return mean
 
     def _physical(self, action: Array) -> Array:
-        return np.clip(self._middle + self._half * action, self._low, self._high)
+        command: Array = np.clip(self._middle + self._half * action, self._low, self._high)
+        return command
 
 
 def _settings(defaults: PlannerSettings, samples: int, iterations: int) -> PlannerSettings:

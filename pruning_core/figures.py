@@ -1,0 +1,180 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of runs as SVG text; matplotlib is the extra [viz].
+
+Colours mean the same everywhere: orange is the dense agent, blue the pruned one, and grey is what
+both are held against. Text stays text, so that a picture can be searched and read aloud.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruning_core.errors import MissingExtra, explain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DENSE, PRUNED, LIMIT = '#d9741a', '#2166ac', '#8a8a8a'
+_STYLE: Any = {
+    'svg.fonttype': 'none', 'svg.hashsalt': 'pruned_controller', 'font.family': 'sans-serif',
+    'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.titlelocation': 'left', 'axes.titlesize': 10, 'axes.titleweight': 'bold',
+    'axes.grid': True, 'grid.color': '#e4e4e4', 'grid.linewidth': 0.6, 'axes.axisbelow': True,
+    'legend.frameon': False,
+}
+
+
+@contextmanager
+def _figure(rows: int, columns: int, width: float, height: float, **options: Any
+            ) -> Iterator[tuple[Figure, Any]]:
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure as NewFigure
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            explain('a picture was asked for', "'matplotlib' is not installed",
+                    'an installation with the extra [viz]',
+                    "run: pip install 'pruned_controller[viz]'")
+        ) from error
+    with matplotlib.rc_context(_STYLE):
+        figure = NewFigure(figsize=(width, height), layout='constrained')
+        FigureCanvasSVG(figure)
+        yield figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _svg(figure: Figure) -> str:
+    """SVG element, to stand in a page or, with a declaration before it, in a file."""
+    text = io.StringIO()
+    figure.savefig(text, format='svg', metadata={'Date': None, 'Creator': None})
+    whole = text.getvalue()
+    return whole[whole.index('<svg'):]
+
+
+def timeline(result: Mapping[str, Any]) -> str:
+    """Plan latency, reward and stability over the whole run, tick by tick.
+
+    Args:
+        result: of the demo; see `pruned_controller.demo`.
+    """
+    ticks, period_ms = result['ticks'], 1e3 * result['period_s']
+    t = np.array([x['t'] for x in ticks], float)
+    names = {result[k]['hash'][:16]: k for k in ('dense', 'pruned') if k in result}
+    who = np.array([names.get(x['model'], '') for x in ticks])
+    with _figure(3, 1, 8.6, 6.2, sharex=True) as (figure, axes):
+        latency, reward, stability = axes[:, 0]
+        milliseconds = 1e3 * np.array([x['latency_s'] for x in ticks], float)
+        for name, colour in (('dense', DENSE), ('pruned', PRUNED)):
+            mine = who == name
+            if mine.any():
+                latency.plot(t[mine], milliseconds[mine], '.', ms=3, color=colour, label=name)
+        latency.axhline(period_ms, color=LIMIT, lw=1.2)
+        latency.text(1.0, period_ms, f'period {period_ms:g} ms', ha='right', va='bottom',
+                     color='#555', transform=latency.get_yaxis_transform())
+        latency.set(yscale='log', ylabel='ms', title='Time from observation to command')
+        if names and len(t):
+            latency.legend(loc='lower left', ncols=2, markerscale=3)
+        measured = result['rewards']
+        reward.plot([x['t'] for x in measured], [x['reward'] for x in measured], '.', ms=2,
+                    color='#444')
+        reward.set(ylabel='reward per step', title='Reward of the plant')
+        ratio = np.array([x.get('stability', np.nan) for x in ticks], float)
+        ratio[~np.isfinite(ratio)] = np.nan
+        stability.plot(t, ratio, lw=0.8, color='#444')
+        stability.axhline(0, color=LIMIT, lw=1.2)
+        stability.set(ylabel='margin', xlabel='seconds since the start',
+                      title='Stability: decrease of V over its window (above 0 is good)')
+        _mark(axes[:, 0], result['events'])
+        return _svg(figure)
+
+
+def _mark(axes: Sequence[Axes], events: Sequence[Mapping[str, Any]]) -> None:
+    """A thin line through all rows at every event, named at the top."""
+    for event in events:
+        for axis in axes:
+            axis.axvline(event['t'], color='#bbb', lw=0.8, ls=':')
+    for event in events[:-1]:
+        axes[0].annotate(event['what'].partition(':')[0], (event['t'], 1.0), (2, -2),
+                         xycoords=('data', 'axes fraction'), textcoords='offset points',
+                         rotation=90, ha='left', va='top', fontsize=7, color='#555')
+
+
+def returns(result: Mapping[str, Any]) -> str:
+    """Return per seed, dense beside pruned."""
+    with _figure(1, 1, 4.2, 3.0) as (figure, axes):
+        axis = axes[0, 0]
+        for offset, name, colour in ((-0.16, 'dense', DENSE), (0.16, 'pruned', PRUNED)):
+            values = result.get(name, {}).get('returns', [])
+            axis.bar(np.arange(len(values)) + offset, values, 0.3, color=colour, label=name)
+        seeds = result['seeds']
+        axis.set_xticks(range(len(seeds)), [str(s) for s in seeds])
+        axis.set(xlabel='seed of the episode', ylabel='return',
+                 title='Return on the running plant')
+        axis.legend(loc='lower right')
+        return _svg(figure)
+
+
+def groups(plan: Mapping[str, Any]) -> str:
+    """Units kept and removed in every group."""
+    names = list(plan['sizes'])
+    sizes = np.array([plan['sizes'][n] for n in names])
+    kept = sizes - np.array([len(plan['removed'].get(n, ())) for n in names])
+    with _figure(1, 1, 4.4, 0.6 + 0.24 * len(names)) as (figure, axes):
+        axis, rows = axes[0, 0], np.arange(len(names))
+        axis.barh(rows, sizes, 0.7, color='#e6d5c3', label='removed')
+        axis.barh(rows, kept, 0.7, color=PRUNED, label='kept')
+        for row, (k, n) in enumerate(zip(kept, sizes, strict=True)):
+            axis.text(n, row, f' {k} of {n}', va='center', fontsize=8)
+        axis.set_yticks(rows, names)
+        axis.invert_yaxis()
+        axis.set(xlim=(0, 1.25 * sizes.max()), xlabel='units', title='What was cut')
+        axis.grid(visible=False)
+        return _svg(figure)
+
+
+def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns, losses and the importance of groups over the decisions of one training run."""
+    def column(*path: str) -> tuple[list[int], list[float]]:
+        x, y = [], []
+        for record in records:
+            value: Any = record
+            for key in path:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, (int, float)):
+                x.append(record['decisions'])
+                y.append(float(value))
+        return x, y
+
+    with _figure(3, 1, 7.0, 7.4, sharex=True) as (figure, axes):
+        curve, losses, importance = axes[:, 0]
+        curve.plot(*column('return'), '.-', color='#bbb', lw=0.8, label='while training')
+        for key, colour, text in (('planned', PRUNED, 'planned, evaluation seeds'),
+                                  ('policy', DENSE, 'policy alone, evaluation seeds')):
+            x, y = column('evaluation', key)
+            if x:
+                curve.plot(x, y, 'o-', ms=4, color=colour, label=text)
+        curve.set(ylabel='return', title='Return per episode')
+        curve.legend(loc='lower right')
+        for key in ('consistency', 'reward', 'value'):
+            losses.plot(*column(key), lw=1, label=key)
+        losses.set(yscale='log', ylabel='loss', title='Model losses')
+        losses.legend(loc='upper right', ncols=3)
+        first: Mapping[str, Any] = next(
+            (r['importance'] for r in records if r.get('importance')), {})
+        signal = 'fisher' if 'fisher' in first else next(iter(first), '')
+        colours = ('#1b9e77', '#d95f02', '#7570b3', '#e7298a', '#66a61e', '#e6ab02')
+        for i, group in enumerate(first.get(signal, ())):
+            importance.plot(*column('importance', signal, group), lw=1.1, color=colours[i % 6],
+                            ls='-' if i < 6 else '--', label=group)
+        importance.set(yscale='log', xlabel='decisions', ylabel=signal or 'importance',
+                       title='Importance of groups (mean over units, smoothed)')
+        if first:
+            importance.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7)
+        return _svg(figure)
