@@ -136,14 +136,14 @@ def _demo(result: Mapping[str, Any]) -> tuple[str, str, str]:
     parts.append('<h2>What happened</h2>')
     parts.append(_table([('second', 'event'), *(
         (f"{e['t']:.1f}", e['what']) for e in result['events'])]))
-    machine, versions = result['machine'], result['versions']
+    machine = result['machine']
+    versions = ', '.join(f'{name} {version}' for name, version in result['versions'].items())
     parts.append(
         f'<p class="small">Made by <code>{_text(result["command"])}</code> on '
-        f'{_text(machine["cpu"])}, {machine["cores"]} cores; ' + _text(', '.join(f'{k} {v}' for k, v in versions.items()))
-        + '. Latency is the time from reading an observation to the command. Returns are the '
-        "plant's own, which steps in real time whether or not a command has come; both agents had "
-        'the same seeds. A deadline counts as missed for every whole period without a decision.'
-        '</p>')
+        f'{_text(machine["cpu"])}, {machine["cores"]} cores; {_text(versions)}. Latency is the '
+        "time from reading an observation to the command. Returns are the plant's own, which "
+        'steps in real time whether or not a command has come; both agents had the same seeds. A '
+        'deadline counts as missed for every whole period without a decision.</p>')
     return title, '\n'.join(parts), picture
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import warnings
 
 import numpy as np
 import pytest
@@ -132,6 +131,5 @@ def main():
     from pruning_core.cli import main
 
     before = signal.getsignal(signal.SIGTERM)
-    with warnings.catch_warnings():
-        yield lambda *arguments: main([str(a) for a in arguments])
+    yield lambda *arguments: main([str(a) for a in arguments])
     signal.signal(signal.SIGTERM, before)
