@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from lifecycle_msgs.msg import Transition
 
 from pruned_controller.live import LiveView
 from pruned_controller.observer import ModelRecord, Observer
+from pruned_controller.processes import NodeProcesses
 from pruning_core import __version__
 from pruning_core.errors import JobError, PruningError, explain
 from pruning_core.report import text_table, write_report
@@ -61,50 +62,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-class Processes:
-    """The nodes, each a process with its log in the run folder."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Keep logs in `folder`."""
-        self._folder, self._environment = folder, dict(environment)
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, *parameters: str) -> None:
-        """Start `pruned_controller.<name>_node` with parameters `key:=value`."""
-        arguments = [a for p in parameters for a in ('-p', p)]
-        log = (self._folder / f'{name}.log').open('wb')
-        self._running[name] = subprocess.Popen(
-            [sys.executable, '-m', f'pruned_controller.{name}_node', '--ros-args', *arguments],
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env=self._environment, start_new_session=True)
-        log.close()
-
-    def check(self) -> None:
-        """Raise JobError, with the end of its log, if a node has died."""
-        for name, process in self._running.items():
-            if process.poll() is not None:
-                log = (self._folder / f'{name}.log')
-                tail = ' / '.join(log.read_text(errors='replace').strip().splitlines()[-3:])
-                raise JobError(
-                    explain(f"node '{name}' was running", f'it ended with code '
-                            f'{process.returncode}: {tail}', 'a node that runs on',
-                            f'read {log}')
-                )
-
-    def stop(self) -> None:
-        """Ask every node to end, then make it."""
-        for process in self._running.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + 6
-        for process in self._running.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 class Demo:
     """One run of the demo."""
 
@@ -129,7 +86,6 @@ class Demo:
         self.records: dict[str, ModelRecord] = {}
         self.hashes: dict[str, str] = {}
         self.jobs: dict[str, Any] = {}
-        self.lines: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """Do everything; returns the result that the page is drawn from."""
@@ -138,11 +94,8 @@ class Demo:
             domain = random.SystemRandom().randint(1, 100)
         os.environ['ROS_DOMAIN_ID'] = str(domain)
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-        # The logs of rcl go into the run folder with the rest.
-        environment = {**os.environ, 'ROS_LOG_DIR': str(self.folder / 'ros'),
-                       'PYTHONUNBUFFERED': '1', 'OMP_NUM_THREADS': '1'}
         dense = self._export()
-        processes = Processes(self.folder, environment)
+        processes = NodeProcesses(self.folder)
         observer = Observer()
         try:
             self._compare(processes, observer, dense)
@@ -168,7 +121,7 @@ class Demo:
         self.manifests['dense'], self.hashes['dense'] = opened.manifest, opened.hash
         return bundle
 
-    def _compare(self, processes: Processes, observer: Observer, dense: Path) -> None:
+    def _compare(self, processes: NodeProcesses, observer: Observer, dense: Path) -> None:
         o = self.options
         processes.start('plant', 'output:=joint_states', f'seed:={o.seed}')
         processes.start('pruner', f'runs:={self.folder}/jobs', f'agent:={o.agent}',
@@ -208,7 +161,7 @@ class Demo:
         self._episodes('pruned', processes, observer)
         self._event(observer, 'done')
 
-    def _episodes(self, name: str, processes: Processes, observer: Observer) -> None:
+    def _episodes(self, name: str, processes: NodeProcesses, observer: Observer) -> None:
         """Start the seeds again and watch a number of whole episodes."""
         reset, said = observer.call('/plant/reset')
         if not reset:
@@ -219,7 +172,7 @@ class Demo:
         self._wait(processes, observer, f'{name} agent controls the plant',
                    lambda: len(observer.record.returns) >= self.options.episodes)
 
-    def _wait(self, processes: Processes, observer: Observer, what: str,
+    def _wait(self, processes: NodeProcesses, observer: Observer, what: str,
               done: Callable[[], bool], limit_s: float = 900) -> None:
         began = time.monotonic()
         while not done():

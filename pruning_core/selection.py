@@ -190,10 +190,10 @@ def select(graph: UnitGraph, scores: Mapping[str, Array], sparsity: float,
 
 def _allowed(group: Group, wanted: int, limits: Limits) -> int:
     """Units that may go: the kept width is rounded to a multiple and never below the floor."""
-    if group.name in limits.protect or wanted <= 0:
-        return 0
     if group.kind == 'coupling':
         wanted = round(limits.coupling_share * wanted)
+    if group.name in limits.protect or wanted <= 0:
+        return 0
     kept = group.size - wanted
     if group.size >= limits.multiple:
         kept = max(limits.multiple, limits.multiple * round(kept / limits.multiple))

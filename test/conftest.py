@@ -70,7 +70,7 @@ def run(trained):
 
 @pytest.fixture(scope='session')
 def make_agent(tiny):
-    """Build a fresh agent for 3 observations; its zero heads are drawn anew, so that all counts."""
+    """Build a fresh agent whose weights are all drawn, so that no zero head hides an error."""
     def make(*overrides, seed=0, observations=3, actions=1):
         import torch
 

@@ -60,7 +60,7 @@ def test_what_is_no_duration_is_rejected_and_counted(bad):
     assert stats.summary().max_s == 0.5
 
 
-@pytest.mark.parametrize('value', [0.0, 5e-324, 1e-6, 100.0, 1e9, sys.float_info.max])
+@pytest.mark.parametrize('value', [0.0, 5e-324, 1e-6, 100.0, 1e9, 1e300])
 def test_extreme_durations_are_counted(value):
     assert counted([value]).summary().p50_s == value
 

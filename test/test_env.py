@@ -1,0 +1,161 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Environments as the agent sees them: scaled, described, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from pruning_core.config import EnvConfig
+from pruning_core.env import ScaledEnv, describe, make_raw
+from pruning_core.errors import EnvError
+
+
+class Plant(gymnasium.Env):
+    """Two observations, one unbounded; an action from 1 to 5 that is returned as the reward."""
+
+    metadata = {'render_fps': 50}
+    observation_space = Box(np.array([-4, -np.inf], 'f4'), np.array([2, np.inf], 'f4'))
+    action_space = Box(np.array([1], 'f4'), np.array([5], 'f4'))
+    broken = ''
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.array([2, 10], 'f4'), {}
+
+    def step(self, action):
+        self.steps += 1
+        observation = np.array([1, np.nan if self.broken == 'observation' else 10], 'f4')
+        reward = math.inf if self.broken == 'reward' else float(action[0])
+        return observation, reward, self.steps == 3, False, {}
+
+
+@pytest.fixture
+def plants(monkeypatch):
+    """A module of plants that `env.id` can name; returns a function that adds one."""
+    module = types.ModuleType('test_plants')
+    module.Plant = Plant
+    monkeypatch.setitem(sys.modules, 'test_plants', module)
+
+    def add(**attributes):
+        module.Other = type('Other', (Plant,), attributes)
+        return 'test_plants:Other'
+
+    return add
+
+
+def test_pendulum_is_described_with_names_and_units():
+    spec = ScaledEnv(EnvConfig()).spec
+    assert spec.observation_names == ('cos(angle)', 'sin(angle)', 'angular velocity')
+    assert spec.observation_units == ('1', '1', 'rad/s')
+    assert spec.observation_scale == pytest.approx((1, 1, 1 / 8))
+    assert (spec.action_names, spec.action_units) == (('torque',), ('N m',))
+    assert (spec.action_low, spec.action_high) == ((-2.0,), (2.0,))
+    assert (spec.period_s, spec.max_decisions) == (0.05, 200)
+
+
+@pytest.mark.parametrize(('settings', 'period_s', 'decisions'), [
+    ({'action_repeat': 2}, 0.1, 100),
+    ({'action_repeat': 3}, 0.15, 67),
+    ({'max_episode_steps': 30}, 0.05, 30),
+    ({'max_episode_steps': 30, 'action_repeat': 4}, 0.2, 8),
+    ({'period_s': 0.02, 'action_repeat': 2}, 0.02, 100),
+])
+def test_period_and_length(settings, period_s, decisions):
+    env = ScaledEnv(EnvConfig(**settings))
+    assert env.spec.period_s == pytest.approx(period_s)
+    assert env.spec.max_decisions == decisions
+    env.reset(seed=0)
+    count, done = 0, False
+    while not done:
+        _, _, terminated, truncated = env.step([0.0])
+        count, done = count + 1, terminated or truncated
+    assert count == decisions
+
+
+def test_scaling_and_repeat_against_the_raw_environment():
+    """Two repeats of 2 N m times the action; rewards are summed, observations scaled."""
+    raw, env = make_raw('Pendulum-v1'), ScaledEnv(EnvConfig(action_repeat=2))
+    first, _ = raw.reset(seed=7)
+    np.testing.assert_allclose(env.reset(7), first / [1, 1, 8], rtol=1e-6)
+    found, reward, _, _ = env.step([0.25])
+    rewards = [raw.step(np.array([0.5], 'f4')) for _ in range(2)]
+    np.testing.assert_allclose(found, rewards[1][0] / [1, 1, 8], rtol=1e-6)
+    assert reward == pytest.approx(rewards[0][1] + rewards[1][1])
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(('action', 'physical'), [(-1, 1), (0, 3), (0.5, 4), (1, 5), (9, 5), (-9, 1)])
+def test_actions_reach_the_plant_in_its_units(plants, action, physical):
+    """From [-1, 1] to [1, 5], and clipped there."""
+    env = ScaledEnv(EnvConfig(id='test_plants:Plant'))
+    env.reset(0)
+    assert env.step([action])[1] == physical
+
+
+def test_a_plant_of_ones_own(plants):
+    """Unbounded observations are not scaled; names are numbered; the frame rate tells the period."""
+    env = ScaledEnv(EnvConfig(id='test_plants:Plant'))
+    assert env.spec.observation_scale == (0.25, 1.0)
+    assert env.spec.observation_names == ('observation[0]', 'observation[1]')
+    assert env.spec.action_names == ('action[0]',)
+    assert (env.spec.period_s, env.spec.max_decisions) == (0.02, 0)
+    np.testing.assert_array_equal(env.reset(0), np.array([0.5, 10], 'f4'))
+    assert ScaledEnv(EnvConfig(id='test_plants:Plant', max_episode_steps=2)).spec.max_decisions == 2
+
+
+def test_repeat_stops_where_the_episode_ends(plants):
+    env = ScaledEnv(EnvConfig(id='test_plants:Plant', action_repeat=2))
+    env.reset(0)
+    assert env.step([0.0])[1:] == (6.0, False, False)
+    assert env.step([0.0])[1:] == (3.0, True, False)
+
+
+@pytest.mark.parametrize(('id', 'said'), [
+    ('Pendulm-v1', ["'Pendulm-v1'", "did you mean 'Pendulum-v1'?"]),
+    ('Pendulum-v77', ["'Pendulum-v77'"]),
+    ('no_such_module:Plant', ['no_such_module']),
+    ('test_plants:Missing', ['Missing']),
+    ('not an id', ["'not an id'"]),
+    ('', ["environment ''"]),
+])
+def test_unknown_environments(plants, id, said, four_parts):
+    with pytest.raises(EnvError) as error:
+        make_raw(id)
+    four_parts(error, *said)
+
+
+@pytest.mark.parametrize(('attributes', 'said'), [
+    ({'action_space': Discrete(3)}, ['its action space is Discrete(3)', 'a Box action space']),
+    ({'observation_space': Box(0, 1, (4, 4))}, ['observation space', 'one dimension']),
+    ({'action_space': Box(-np.inf, np.inf, (1,))}, ['unbounded', 'RescaleAction']),
+    ({'metadata': {}}, ['neither a dt nor a frame rate', 'env.period_s']),
+    ({'dt': math.nan}, ['env.period_s']),
+    ({'dt': -0.1}, ['env.period_s']),
+])
+def test_plants_that_do_not_fit(plants, attributes, said, four_parts):
+    with pytest.raises(EnvError) as error:
+        ScaledEnv(EnvConfig(id=plants(**attributes)))
+    four_parts(error, *said)
+
+
+def test_a_given_period_needs_none_of_the_plant(plants):
+    config = EnvConfig(id=plants(metadata={}), period_s=0.3)
+    assert describe(make_raw(config.id), config).period_s == 0.3
+
+
+@pytest.mark.parametrize('broken', ['observation', 'reward'])
+def test_numbers_that_are_not_finite_stop_the_run(plants, broken, four_parts):
+    env = ScaledEnv(EnvConfig(id=plants(broken=broken)))
+    env.reset(0)
+    with pytest.raises(EnvError) as error:
+        env.step([0.0])
+    four_parts(error, 'nan' if broken == 'observation' else 'inf')
