@@ -10,7 +10,6 @@ The pruned bundle is swapped in while the plant runs on. What the demo makes, th
 the jobs, lies in the log folder of the launch. All ends when the plant or the controller does.
 """
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -26,11 +25,12 @@ from launch.substitutions import (
     LaunchConfiguration,
     LaunchLogDir,
     PathJoinSubstitution,
-    ThisLaunchFileDir,
 )
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
+
+from launch import LaunchDescription
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -56,9 +56,10 @@ ARGUMENTS = [
 
 
 def include(name, **arguments):
-    """Include a launch file of this package; arguments it shares with this one are handed on."""
-    return IncludeLaunchDescription(
-        PathJoinSubstitution([ThisLaunchFileDir(), name]), launch_arguments=arguments.items())
+    """Include a launch file of this package; it sees the arguments of this one too."""
+    folder = FindPackageShare('pruned_controller')
+    return IncludeLaunchDescription(PathJoinSubstitution([folder, 'launch', name]),
+                                    launch_arguments=arguments.items())
 
 
 def generate_launch_description():
@@ -100,5 +101,6 @@ def generate_launch_description():
         GroupAction([
             include('pruning.launch.py', runs=PathJoinSubstitution([LaunchLogDir(), 'jobs']))]),
         export,
-        GroupAction([include('controller.launch.py')], condition=UnlessCondition(no_bundle)),
+        GroupAction([include('controller.launch.py', bundle=LaunchConfiguration('bundle'))],
+                    condition=UnlessCondition(no_bundle)),
     ])

@@ -8,13 +8,13 @@
 It needs torch, and may run on another machine than the controller.
 """
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, GroupAction
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
-from launch_ros.actions import Node, SetParameter, SetParametersFromFile
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -30,7 +30,7 @@ ARGUMENTS = [
         'params_file',
         default_value=PathJoinSubstitution(
             [FindPackageShare('pruned_controller'), 'config', 'pruner.yaml']),
-        description='YAML file with the parameters of the pruner; the arguments above win over it'),
+        description='YAML file with the parameters of the pruner; arguments above win over it'),
     DeclareLaunchArgument(
         'namespace', default_value='', description='Namespace of the node and its topics'),
     DeclareLaunchArgument(
@@ -39,30 +39,22 @@ ARGUMENTS = [
 ]
 
 
-def given(name, kind):
-    """Set a parameter from the argument of its name, unless that is empty."""
-    value = LaunchConfiguration(name)
-    return SetParameter(name, ParameterValue(value, value_type=kind),
-                        condition=IfCondition(NotEqualsSubstitution(value, '')))
-
-
-def generate_launch_description():
-    """Return the pruner."""
-    pruner = Node(
+def pruner(context):
+    """Return the node; an argument that is empty must not hide what params_file says."""
+    given = {name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+             for name, kind in (('agent', str), ('sparsity', float), ('runs', str))
+             if context.launch_configurations[name]}
+    return [Node(
         package='pruned_controller',
         executable='pruner_node',
         namespace=LaunchConfiguration('namespace'),
         name='pruner',
+        parameters=[LaunchConfiguration('params_file'), given],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         output='screen',
-    )
-    return LaunchDescription([
-        *ARGUMENTS,
-        GroupAction([
-            SetParametersFromFile(LaunchConfiguration('params_file')),
-            given('agent', str),
-            given('sparsity', float),
-            given('runs', str),
-            pruner,
-        ]),
-    ])
+    )]
+
+
+def generate_launch_description():
+    """Return the pruner."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=pruner)])

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String, UInt8MultiArray, UInt64
@@ -226,6 +227,7 @@ class ControllerNode(LifecycleNode):
         if self._active is not None and rclpy.ok():
             safe = make_fallback('zero', self._active.bundle.manifest).act(None)
             self._command.publish(to_message(safe))
+            self._command.wait_for_all_acked(Duration(seconds=0.2))  # this node may be gone next
 
     def _cleanup(self) -> None:
         for destroy in self._made:
@@ -264,7 +266,8 @@ class ControllerNode(LifecycleNode):
         self._decision = decision
         active.compute.add(compute)
         active.lateness.add(max(0.0, tick.lateness_s))
-        active.age.add(age)
+        if seen is not None:  # before the first observation there is no age to count
+            active.age.add(age)
         active.modes[decision.mode] += 1
         stability = math.nan
         if plan is not None and values is not None:

@@ -28,7 +28,7 @@ class Parameter:
 
 CONTROLLER = (
     Parameter('bundle', '', 'Bundle folder to start with', fixed=True),
-    Parameter('bundle_topic', '/pruner/bundle', 'Where newer bundles arrive; empty: nowhere',
+    Parameter('bundle_topic', 'pruner/bundle', 'Where newer bundles arrive; empty: nowhere',
               fixed=True),
     Parameter('store', '~/.ros/pruned_controller/bundles', 'Where received bundles are kept',
               fixed=True),

@@ -93,7 +93,8 @@ def test_scaling_and_repeat_against_the_raw_environment():
     assert found.dtype == np.float32
 
 
-@pytest.mark.parametrize(('action', 'physical'), [(-1, 1), (0, 3), (0.5, 4), (1, 5), (9, 5), (-9, 1)])
+@pytest.mark.parametrize(('action', 'physical'),
+                         [(-1, 1), (0, 3), (0.5, 4), (1, 5), (9, 5), (-9, 1)])
 def test_actions_reach_the_plant_in_its_units(plants, action, physical):
     """From [-1, 1] to [1, 5], and clipped there."""
     env = ScaledEnv(EnvConfig(id='test_plants:Plant'))
@@ -102,14 +103,15 @@ def test_actions_reach_the_plant_in_its_units(plants, action, physical):
 
 
 def test_a_plant_of_ones_own(plants):
-    """Unbounded observations are not scaled; names are numbered; the frame rate tells the period."""
+    """Unbounded observations keep their scale; the frame rate tells the period."""
     env = ScaledEnv(EnvConfig(id='test_plants:Plant'))
     assert env.spec.observation_scale == (0.25, 1.0)
     assert env.spec.observation_names == ('observation[0]', 'observation[1]')
     assert env.spec.action_names == ('action[0]',)
     assert (env.spec.period_s, env.spec.max_decisions) == (0.02, 0)
     np.testing.assert_array_equal(env.reset(0), np.array([0.5, 10], 'f4'))
-    assert ScaledEnv(EnvConfig(id='test_plants:Plant', max_episode_steps=2)).spec.max_decisions == 2
+    limited = EnvConfig(id='test_plants:Plant', max_episode_steps=2)
+    assert ScaledEnv(limited).spec.max_decisions == 2
 
 
 def test_repeat_stops_where_the_episode_ends(plants):

@@ -14,14 +14,14 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed: no ROS 2, and no wheels of it')
 
-from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.msg import Transition
 
-from pruned_controller.observer import Observer  # noqa: E402
-from pruned_controller.processes import NodeProcesses  # noqa: E402
-from pruning_core import config as configuration  # noqa: E402
-from pruning_core.checkpoint import load_run  # noqa: E402
-from pruning_core.export import export  # noqa: E402
-from pruning_core.training import Trainer  # noqa: E402
+from pruned_controller.observer import Observer
+from pruned_controller.processes import NodeProcesses
+from pruning_core import config as configuration
+from pruning_core.checkpoint import load_run
+from pruning_core.export import export
+from pruning_core.training import Trainer
 
 
 class System:
@@ -33,7 +33,7 @@ class System:
         self.observer = Observer()
 
     def start(self, name: str, **parameters: object) -> None:
-        self.processes.start(name, *(f'{k.replace("__", ".")}:={v}' for k, v in parameters.items()))
+        self.processes.start(name, *(f'{k}:={v}' for k, v in parameters.items()))
 
     def change(self, transition: int) -> bool:
         return self.observer.transition('/controller', transition)

@@ -99,7 +99,8 @@ def test_any_load_stays_on_the_grid(work, oversleep):
         t.skipped for t in ticks[1:]]
     for t, last in zip(ticks[1:], ticks, strict=False):
         ended = last.start_ns + work[last.index]
-        assert t.deadline_ns >= ended > t.deadline_ns - PERIOD or t.skipped == 0
+        assert ended <= t.deadline_ns  # no tick is due in the past
+        assert not t.skipped or t.deadline_ns - PERIOD < ended  # nor later than need be
     assert loop.missed == sum(t.skipped > 0 for t in ticks[1:]) + (
         clock.now > ticks[-1].deadline_ns + PERIOD)
 
@@ -140,7 +141,6 @@ def test_repeated_slew_locks_onto_a_phase():
     loop.run(60)
     phases = [(t.start_ns - arrival) % PERIOD for t in ticks]
     assert phases[0] == 6 * MS
-    assert phases[39] != 0 or phases[40] == 0
     assert phases[45:] == [0] * 15
     assert loop.skipped == 0
 
@@ -200,8 +200,8 @@ def test_a_tick_may_stop_its_own_loop():
     loop = PeriodicLoop(0.001, lambda t: (loop.stop(), ended.set()))
     loop.start()
     assert ended.wait(10)
-    loop._thread.join(10)
-    assert (loop.alive, loop.ticks) == (False, 1)
+    assert loop.stop(10)
+    assert loop.ticks == 1
 
 
 def test_real_clock_never_starts_a_tick_early():

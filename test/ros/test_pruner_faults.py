@@ -1,0 +1,140 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the pruner answers to wrong requests, cancellation and being killed."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+
+
+def set_parameter(system, name, value):
+    kinds = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
+             int: ('integer_value', ParameterType.PARAMETER_INTEGER),
+             str: ('string_value', ParameterType.PARAMETER_STRING)}
+    field, kind = kinds[type(value)]
+    client = system.observer.node.create_client(SetParameters, '/pruner/set_parameters')
+    assert client.wait_for_service(10.0)
+    future = client.call_async(SetParameters.Request(parameters=[ParameterMessage(
+        name=name, value=ParameterValue(type=kind, **{field: value}))]))
+    system.until('the parameter service', future.done)
+    return future.result().results[0]
+
+
+@pytest.fixture
+def pruner(system, tiny_agent):
+    # A job that takes minutes, so that there is time to do something to it.
+    system.start('pruner', runs=system.folder / 'jobs', agent=tiny_agent, sparsity=0.3,
+                 recovery_updates=1_000_000)
+    system.until('the pruner', lambda: system.observer.status.get('state') == 'idle')
+    return system
+
+
+def jobs(system):
+    return sorted(p.name for p in (system.folder / 'jobs').glob('job-*'))
+
+
+def leftovers(system):
+    """Everything a job left that is neither record nor log."""
+    return [p for p in (system.folder / 'jobs').rglob('*')
+            if p.is_file() and p.name not in ('job.json', 'log.txt')]
+
+
+def descendants(name='pruning_core'):
+    """Processes that run `python -m pruning_core` for a job."""
+    found = []
+    for entry in Path('/proc').glob('[0-9]*'):
+        try:
+            command = (entry / 'cmdline').read_bytes().split(b'\0')
+        except OSError:
+            continue
+        if name.encode() in command and b'--stop-with-stdin' in command:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize('name, value, words', [
+    ('sparsity', 1.5, ('pruning.sparsity', '1.5', 'from 0 to below 1')),
+    ('score', 'fischer', ('fischer', "did you mean 'fisher'", 'gradient')),
+    ('agent', 'pendulum_dens', ('pendulum_dens', "did you mean 'pendulum_dense'")),
+])
+def test_wrong_settings_are_answered_at_once(pruner, name, value, words):
+    assert set_parameter(pruner, name, value).successful
+    accepted, said = pruner.observer.call('/pruner/prune')
+    assert not accepted
+    for word in words:
+        assert word in said
+    assert jobs(pruner) == [] and pruner.observer.status['state'] == 'idle'
+
+
+def test_parameters_out_of_range_are_refused_by_name(pruner):
+    answer = set_parameter(pruner, 'recovery_updates', -1)
+    assert not answer.successful and 'recovery_updates' in answer.reason
+
+
+def test_training_without_a_configuration_says_which_parameter(pruner):
+    accepted, said = pruner.observer.call('/pruner/train')
+    assert not accepted and "'config' is empty" in said and 'ros2 param set' in said
+
+
+def test_training_with_an_unknown_key_says_which(pruner, tmp_path):
+    (tmp_path / 'wrong.yaml').write_text('training:\n  epsodes: 3\n')
+    assert set_parameter(pruner, 'config', str(tmp_path / 'wrong.yaml')).successful
+    accepted, said = pruner.observer.call('/pruner/train')
+    assert not accepted and 'training.epsodes' in said and 'episodes' in said
+    assert jobs(pruner) == []
+
+
+def test_cancel_ends_the_job_and_leaves_nothing_half_written(pruner):
+    observer = pruner.observer
+    assert observer.call('/pruner/cancel') == (False, 'no job is running')
+    assert observer.call('/pruner/prune')[0]
+    pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
+    assert observer.call('/pruner/cancel')[0]
+    pruner.until('the end', lambda: observer.status['state'] == 'cancelled', 10.0)
+    assert leftovers(pruner) == [] and descendants() == []
+    accepted, said = observer.call('/pruner/prune')
+    assert accepted and said == 'job 2 accepted', 'the next job is taken'
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_pruner_takes_its_job_along_and_tells_so_afterwards(pruner, tiny_agent, number):
+    observer = pruner.observer
+    assert observer.call('/pruner/prune')[0]
+    pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
+    code = pruner.processes.signal('pruner', number)
+    assert code == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+    pruner.until('the end of the child', lambda: descendants() == [], 10.0)
+    observer.status = {}
+    pruner.start('pruner', runs=pruner.folder / 'jobs', agent=tiny_agent)
+    pruner.until('its status', lambda: observer.status.get('job') == 1, 20.0)
+    wanted = 'interrupted' if number == signal.SIGKILL else 'cancelled'
+    assert observer.status['state'] == wanted
+    assert leftovers(pruner) == []
+
+
+def test_a_dying_job_is_told_and_the_pruner_goes_on(pruner):
+    observer = pruner.observer
+    assert observer.call('/pruner/prune')[0]
+    pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
+    for pid in descendants():
+        os.kill(pid, signal.SIGKILL)
+    pruner.until('the end', lambda: observer.status['state'] == 'failed', 10.0)
+    assert 'ended with code -9' in observer.status['error']
+    assert 'log.txt' in observer.status['error'] and leftovers(pruner) == []
+
+
+def test_a_result_that_fails_its_gate_is_told_and_not_published(system, tiny_agent):
+    system.start('pruner', runs=system.folder / 'jobs', agent=tiny_agent, sparsity=0.3,
+                 recovery_updates=0, gate_latency_share=1e-9)
+    observer = system.observer
+    system.until('the pruner', lambda: observer.status.get('state') == 'idle')
+    assert observer.call('/pruner/prune')[0]
+    system.until('the end', lambda: observer.status['state'] not in ('idle', 'running'), 120.0)
+    assert observer.status['state'] == 'failed'
+    assert '99 % of plans take up to' in observer.status['error']
+    assert not list(system.folder.rglob('manifest.json')), 'no bundle of it exists'

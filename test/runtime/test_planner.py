@@ -1,0 +1,292 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The planner on the robot against the torch planner it was exported from."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pruning_core.errors import BundleError, ConfigError, PruningError
+from pruning_core.export import export
+from pruning_core.planner import TorchPlanner
+from pruning_core.runtime.bundle import PLAN_START, PLAN_STEP, WORLD_MODEL
+from pruning_core.runtime.planner import Planner, session
+
+GOOD = [1.0, 0.0, 0.0]
+SMALL = {'latent': 6, 'encoder_hidden': 16, 'hidden': 16}
+SIZES = {
+    'tiny': ({}, {}, 'Pendulum-v1'),
+    'latent cut': ({}, {'latent': 3}, 'Pendulum-v1'),
+    'every width cut': ({}, {'latent': 5, 'encoder': (7,), 'dynamics': (9, 4), 'reward': (3, 16),
+                             'q1': (5, 6), 'q2': (16, 2), 'policy': (1, 11)}, 'Pendulum-v1'),
+    'one step ahead': ({'planner': {'horizon': 1, 'samples': 16, 'policy_samples': 1, 'elites': 3,
+                                    'iterations': 2}}, {}, 'Pendulum-v1'),
+    'elu, five steps': ({'network': {**SMALL, 'activation': 'elu'}, 'planner': {
+        'horizon': 5, 'samples': 64, 'policy_samples': 5, 'elites': 9, 'iterations': 6}}, {},
+        'Pendulum-v1'),
+    'two actions': ({}, {'latent': 4}, 'TestCrane-v0'),
+}
+
+
+@pytest.fixture(scope='module')
+def made(make_run, tmp_path_factory):
+    """Returns a function from a row of SIZES to run and bundle."""
+    known = {}
+
+    def make(name):
+        if name not in known:
+            settings, widths, env = SIZES[name]
+            base = {'network': SMALL, 'planner': {'horizon': 2, 'samples': 32,
+                                                  'policy_samples': 4, 'elites': 8,
+                                                  'iterations': 3}}
+            run = make_run({**base, **settings}, widths, env=env)
+            known[name] = run, export(run, tmp_path_factory.mktemp('planner') / 'bundle')[0]
+        return known[name]
+    return make
+
+
+class SameNoise:
+    """The numbers that the bundle's planner draws, in the shape that torch's wants."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, horizon, plans, actions):
+        drawn = self.rng.standard_normal((horizon, plans, actions), dtype=np.float32)
+        return torch.from_numpy(drawn[:, None])
+
+
+def reference(run, seed, samples=0, iterations=0):
+    agent = run.agent
+    return TorchPlanner(agent.components, run.config.planner.scaled(samples, iterations),
+                        run.config.agent.discount, run.config.agent.policy_noise, SameNoise(seed))
+
+
+def observations(manifest, count, seed=0):
+    signal = manifest.observation
+    reach = np.array([4.0 if math.isinf(v) else v for v in signal.high])
+    return np.random.default_rng(seed).uniform(-reach, reach, (count, len(reach)))
+
+
+@pytest.mark.parametrize(('name', 'samples', 'iterations'), [
+    *((name, 0, 0) for name in SIZES), ('tiny', 100, 5), ('tiny', 8, 1), ('two actions', 16, 2)])
+def test_agrees_with_torch_on_the_same_noise_tick_after_tick(made, name, samples, iterations):
+    """Several ticks: the warm start and the order of the noise are compared, too."""
+    run, bundle = made(name)
+    action = bundle.manifest.action
+    middle, half = (np.add(action.high, action.low) / 2, np.subtract(action.high, action.low) / 2)
+    planner = Planner(bundle, seed=7, samples=samples, iterations=iterations)
+    torch_planner = reference(run, 7, samples, iterations)
+    found, expected = [], []
+    for observation in observations(bundle.manifest, 6):
+        scaled = observation * np.asarray(bundle.manifest.observation.scale)
+        expected.append(torch_planner.plan(torch.tensor(scaled[None], dtype=torch.float32))[0])
+        found.append((planner.plan(observation).action - middle) / half)
+    assert np.abs(np.array(found) - np.clip(np.array(expected), -1, 1)).max() < 1e-4
+    assert np.ptp(found, axis=0).min() > 0.01  # the observations do matter
+
+
+@pytest.mark.parametrize('name', ['tiny', 'two actions'])
+def test_policy_reward_and_residual_agree_with_torch(made, name):
+    run, bundle = made(name)
+    net, manifest = run.agent.components, bundle.manifest
+    first, second = observations(manifest, 2)
+    planner = Planner(bundle)
+    plan, after = planner.plan(first), planner.plan(second)
+    middle = np.add(manifest.action.high, manifest.action.low) / 2
+    half = np.subtract(manifest.action.high, manifest.action.low) / 2
+    with torch.no_grad():
+        scaled = torch.tensor(np.array([first, second]) * manifest.observation.scale,
+                              dtype=torch.float32)
+        latent = net['encoder'](scaled)
+        acted = torch.tensor((plan.action - middle) / half, dtype=torch.float32)
+        pair = torch.cat([latent[0], acted])
+        reward = float(net['reward'](pair)) / manifest.reward_scale
+        gap = torch.linalg.norm(net['dynamics'](pair) - latent[1]) / torch.linalg.norm(latent[1])
+        policy = net['policy'](latent[0]).numpy() * half + middle
+    assert plan.policy_action == pytest.approx(policy, abs=1e-4)
+    assert plan.reward == pytest.approx(reward, abs=1e-4)
+    assert math.isnan(plan.residual)
+    assert after.residual == pytest.approx(float(gap), abs=1e-4)
+
+
+def test_same_seed_same_commands_and_another_seed_others(bundle):
+    def commands(seed):
+        planner = Planner(bundle, seed=seed)
+        return [planner.plan(o).action.tolist() for o in observations(bundle.manifest, 5)]
+    assert commands(3) == commands(3)
+    assert commands(3) != commands(4)
+
+
+def test_warm_up_leaves_no_trace(bundle):
+    warm, cold = Planner(bundle), Planner(bundle)
+    assert warm.warm_up() > 0
+    for observation in observations(bundle.manifest, 3):
+        one, other = warm.plan(observation), cold.plan(observation)
+        assert one.action.tolist() == other.action.tolist()
+        assert one.residual == pytest.approx(other.residual, nan_ok=True)
+
+
+@pytest.mark.parametrize(('name', 'same'), [('one step ahead', True), ('elu, five steps', False)])
+def test_plan_starts_from_the_last_one_moved_on_by_a_decision_until_reset(made, name, same):
+    """Of a plan of one decision nothing is left. The same noise is drawn in both."""
+    _, bundle = made(name)
+    following, fresh = Planner(bundle, seed=1), Planner(bundle, seed=1)
+    following.plan(GOOD)
+    fresh.plan(GOOD)
+    fresh.reset()
+    assert (following.plan(GOOD).action.tolist() == fresh.plan(GOOD).action.tolist()) == same
+
+
+@pytest.mark.filterwarnings('ignore:overflow encountered')
+@pytest.mark.parametrize('bad', [[1e300, 0, 0], [0, 0, 3.4e38], [math.nan, 0, 0],
+                                 [math.inf, 0, 0]])
+@pytest.mark.parametrize('budget_s', [None, 0.0])
+def test_one_bad_observation_does_not_spoil_the_plans_after_it(bundle, bad, budget_s):
+    planner = Planner(bundle)
+    planner.plan(GOOD)
+    try:
+        planner.plan(bad, budget_s)
+    except PruningError:
+        pass  # as good as a plan that is not finite
+    after = planner.plan(GOOD)
+    assert np.isfinite(after.action).all()
+    assert math.isfinite(after.value)
+
+
+@pytest.mark.parametrize('bad', [[1.0], 1.0, [1.0, 0.0], [1.0] * 4, [], [GOOD]])
+def test_observation_of_another_shape_is_refused_in_words(bundle, bad):
+    with pytest.raises(PruningError, match='observation.*allowed: '):
+        Planner(bundle).plan(bad)
+
+
+# --- the budget, on a clock that each look at moves on by one second ------------------------
+
+
+def counting(bundle, **settings):
+    seconds = itertools.count()
+    return Planner(bundle, clock=lambda: float(next(seconds)), **settings)
+
+
+@pytest.mark.parametrize(('budget_s', 'iterations'), [
+    (None, 6), (0.0, 0), (0.5, 0), (1.0, 1), (2.5, 1), (3.0, 2), (4.0, 3), (7.0, 6), (1e9, 6)])
+def test_another_iteration_starts_only_if_the_slowest_would_fit(bundle, budget_s, iterations):
+    """One second for the first graph, one for each iteration, one for the last graph."""
+    plan = counting(bundle, iterations=6).plan(GOOD, budget_s)
+    assert plan.iterations == iterations
+    assert plan.compute_s == iterations + 2
+    assert np.isfinite(plan.action).all()
+    if iterations == 0:
+        assert plan.action.tolist() == plan.policy_action.tolist()
+
+
+def test_one_long_stall_does_not_end_planning_for_good(bundle):
+    now, step = [0.0], [1.0]
+
+    def clock():
+        now[0] += step[0]
+        return now[0]
+
+    planner = Planner(bundle, clock=clock)
+    step[0] = 100.0
+    planner.plan(GOOD)
+    step[0] = 1.0
+    done = [planner.plan(GOOD, 10.0).iterations for _ in range(400)]
+    assert done[0] == 0
+    assert done[-1] == 3
+
+
+@pytest.mark.parametrize(('samples', 'iterations', 'found'), [
+    (0, 0, (32, 3, 8, 4)), (64, 0, (64, 3, 16, 8)), (16, 9, (16, 9, 4, 2)), (1, 1, (1, 1, 1, 1))])
+def test_budget_of_samples_keeps_the_shares(bundle, samples, iterations, found):
+    planner = Planner(bundle, samples=samples, iterations=iterations)
+    s, plan = planner.settings, planner.plan(GOOD)
+    assert (s.samples, s.iterations, s.elites, s.policy_samples) == found
+    assert (plan.samples, plan.iterations) == found[:2]
+
+
+@example(2, 5, 7, 1)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 24), st.integers(1, 30))
+def test_any_budget_of_samples_leaves_enough_plans_for_the_elites(
+        scaled_planner, samples, policy_samples, elites, asked):
+    s = scaled_planner(samples, policy_samples, min(elites, samples + policy_samples), asked)
+    assert 1 <= s.elites <= s.samples + s.policy_samples
+    assert s.policy_samples >= 1
+
+
+@pytest.fixture(scope='module')
+def scaled_planner(bundle):
+    """Returns a function from a bundle's numbers and the samples asked for to the settings."""
+    def settings(samples, policy_samples, elites, asked):
+        planner = dataclasses.replace(bundle.manifest.planner, samples=samples,
+                                      policy_samples=policy_samples, elites=elites)
+        changed = dataclasses.replace(bundle.manifest, planner=planner)
+        return Planner(dataclasses.replace(bundle, manifest=changed), samples=asked).settings
+    return settings
+
+
+@pytest.mark.parametrize('wrong', [
+    {'samples': -1}, {'iterations': -1}, {'threads': 0}, {'threads': -2}])
+def test_settings_out_of_range_are_refused(bundle, wrong):
+    with pytest.raises(ConfigError, match='asked for.*allowed|1 or more'):
+        Planner(bundle, **wrong)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
+def test_commands_stay_within_limits_that_are_not_symmetric(crane, observation):
+    plan = crane.plan(observation)
+    for command in (plan.action, plan.policy_action):
+        assert (command >= crane.manifest.action.low).all()
+        assert (command <= crane.manifest.action.high).all()
+
+
+@pytest.fixture(scope='module')
+def crane(made):
+    return Planner(made('two actions')[1], iterations=1)
+
+
+# --- graphs that do not belong ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', [PLAN_START, PLAN_STEP, WORLD_MODEL])
+@pytest.mark.parametrize('content', [b'', b'no graph', None], ids=['empty', 'text', 'half'])
+def test_graph_that_onnxruntime_cannot_read_is_refused(bundle, name, content):
+    content = bundle.graphs[name][:-100] if content is None else content
+    damaged = dataclasses.replace(bundle, graphs={**bundle.graphs, name: content})
+    with pytest.raises(BundleError):
+        Planner(damaged)
+
+
+def test_refusal_of_a_graph_has_four_parts():
+    with pytest.raises(BundleError, match='was loaded: onnxruntime refused.*; allowed: .*; .*'):
+        session(b'no graph')
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    ('period_s', '0.02'), ('observations', '4'), ('actions', '2'), ('horizon', '3'),
+    ('horizon', None)])
+@pytest.mark.parametrize('name', [PLAN_START, PLAN_STEP, WORLD_MODEL])
+def test_graph_of_another_contract_is_refused(bundle, name, key, value):
+    model = onnx.load_from_string(bundle.graphs[name])
+    found = {p.key: p.value for p in model.metadata_props}
+    found[f'pruned_controller.{key}'] = value
+    onnx.helper.set_model_props(model, {k: v for k, v in found.items() if v is not None})
+    other = dataclasses.replace(
+        bundle, graphs={**bundle.graphs, name: model.SerializeToString()})
+    with pytest.raises(BundleError, match=f'its pruned_controller.{key} is {value}; allowed'):
+        Planner(other)
+
+
+def test_graphs_swapped_for_one_another_are_refused(bundle):
+    graphs = {**bundle.graphs, PLAN_START: bundle.graphs[WORLD_MODEL]}
+    with pytest.raises(BundleError):
+        Planner(dataclasses.replace(bundle, graphs=graphs))

@@ -1,0 +1,242 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets and scores in, plans out: properties over random scores, limits and budgets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pruning_core.config import ALLOCATIONS
+from pruning_core.errors import GroupError
+from pruning_core.selection import Limits, Plan, parameters_left, select
+
+FREE = Limits(floor=1, multiple=1)
+limits = st.builds(Limits, floor=st.integers(1, 12), multiple=st.integers(1, 8),
+                   coupling_share=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+                   protect=st.sampled_from([(), ('latent',), ('q1.hidden1', 'policy.hidden2')]))
+sparsities = st.floats(0, 0.99)
+quick = settings(deadline=None, max_examples=60)
+
+
+@pytest.fixture(scope='module')
+def graph(make_agent):
+    """Twelve groups: a latent of 10 units, hidden ones of 24 and 20."""
+    return make_agent('network.latent=10', 'network.encoder_hidden=20',
+                      'network.hidden=24').graph()
+
+
+def scores_for(graph, seed=0, levels=0):
+    """Random scores; from a few levels only, so that there are ties."""
+    rng = np.random.default_rng(seed)
+    return {g.name: rng.integers(levels, size=g.size).astype(float) if levels
+            else rng.gamma(2.0, size=g.size) for g in graph.free}
+
+
+def removed_counts(plan):
+    return {name: len(units) for name, units in plan.removed.items()}
+
+
+@quick
+@given(sparsities, limits, st.sampled_from(ALLOCATIONS), st.integers(0, 99))
+def test_what_every_plan_respects(graph, sparsity, limits, allocation, seed):
+    """Budget met, floors and multiples kept, protected groups whole, and the counts are true."""
+    scores = scores_for(graph, seed)
+    try:
+        plan = select(graph, scores, sparsity, limits, allocation=allocation)
+    except GroupError as error:
+        loose = select(graph, scores, sparsity, limits, allocation=allocation, strict=False)
+        assert loose.achieved < sparsity
+        assert f'{loose.achieved:.1%} is what the limits leave room for' in str(error)
+        plan = loose
+    else:
+        assert plan.achieved >= sparsity
+    assert plan.requested == sparsity
+    left = graph.parameters
+    for group in graph.free:
+        units = plan.removed[group.name]
+        assert list(units) == sorted(set(units))
+        assert set(units) <= set(range(group.size))
+        kept = plan.kept(group.name)
+        assert sorted([*units, *kept]) == list(range(group.size))
+        assert len(kept) >= min(limits.floor, group.size)
+        if units and group.size >= limits.multiple:
+            assert len(kept) % limits.multiple == 0, group.name
+        if group.name in limits.protect or group.kind == 'coupling' and not limits.coupling_share:
+            assert not units, group.name
+    left = parameters_left(graph, removed_counts(plan))
+    assert plan.parameters_left == left
+    assert plan.achieved == 1 - left / plan.parameters
+
+
+@quick
+@given(sparsities, st.sampled_from(ALLOCATIONS), st.integers(0, 99), st.sampled_from([2, 3, 0]))
+def test_lowest_scores_go_first_and_ties_by_number(graph, sparsity, allocation, seed, levels):
+    scores = scores_for(graph, seed, levels)
+    plan = select(graph, scores, sparsity, FREE, allocation=allocation, strict=False)
+    for name, units in plan.removed.items():
+        order = sorted(range(len(scores[name])), key=lambda i: (scores[name][i], i))
+        assert set(units) == set(order[:len(units)])
+
+
+@quick
+@given(sparsities, limits, st.sampled_from(ALLOCATIONS), st.integers(0, 99))
+def test_same_scores_same_plan_and_json_round_trip(graph, sparsity, limits, allocation, seed):
+    plans = [select(graph, scores_for(graph, seed), sparsity, limits, allocation=allocation,
+                    score='l1', strict=False) for _ in range(2)]
+    assert plans[0] == plans[1]
+    assert Plan.from_json(json.loads(json.dumps(plans[0].to_json()))) == plans[0]
+
+
+@quick
+@given(sparsities, sparsities, limits, st.sampled_from(ALLOCATIONS), st.integers(0, 99))
+def test_more_sparsity_removes_a_superset(graph, one, other, limits, allocation, seed):
+    low, high = (select(graph, scores_for(graph, seed), s, limits, allocation=allocation,
+                        strict=False) for s in sorted((one, other)))
+    for name, units in low.removed.items():
+        assert set(units) <= set(high.removed[name])
+
+
+@quick
+@given(sparsities, limits, st.integers(0, 9))
+def test_no_more_is_removed_than_needed(graph, sparsity, limits, seed):
+    """Uniform: among all levels, tried one by one, none that meets the budget keeps more."""
+    limits = dataclasses.replace(limits, floor=limits.multiple, coupling_share=1.0)
+    plan = select(graph, scores_for(graph, seed), sparsity, limits, strict=False)
+    assume(plan.achieved >= sparsity)
+
+    def removed(size, level):
+        wanted = round(level * size)
+        if wanted == 0:
+            return 0
+        kept = limits.multiple * round((size - wanted) / limits.multiple)
+        return size - min(size, max(kept, limits.multiple))
+
+    best = 0
+    for level in np.linspace(0, 1, 2 * 3 * 4 * 5 * 24 + 1):
+        counts = {g.name: 0 if g.name in limits.protect else removed(g.size, level)
+                  for g in graph.free}
+        left = parameters_left(graph, counts)
+        if 1 - left / graph.parameters >= sparsity:
+            best = max(best, left)
+    assert plan.parameters_left >= best
+
+
+def test_counting_against_the_shapes(graph):
+    """Crossings count once: 4 latent and 6 hidden units of the dynamics, layer by layer."""
+    left = parameters_left(graph, {'latent': 4, 'dynamics.hidden1': 6})
+    hidden = 24 * 24 + 24
+
+    def lost(z, h):
+        encoder = 3 * 20 + 20 + 20 * z + z
+        dynamics = (z + 1) * h + h + h * 24 + 24 + 24 * z + z
+        q = (z + 1) * 24 + 24 + 48 + hidden + 24 + 1
+        reward = (z + 1) * 24 + 24 + hidden + 24 + 1
+        return encoder + dynamics + 2 * q + reward + z * 24 + 24 + hidden + 24 + 1
+
+    assert graph.parameters == lost(10, 24)
+    assert left == lost(6, 18)
+
+
+def test_uniform_takes_the_same_share_everywhere(graph):
+    plan = select(graph, scores_for(graph), 0.6, FREE)
+    shares = [len(u) / plan.sizes[n] for n, u in plan.removed.items()]
+    assert max(shares) - min(shares) < 0.1
+    assert min(shares) > 0.2
+
+
+def test_global_ranks_groups_against_each_other(graph):
+    """Scores count relative to their group's mean: one group of two halves, the others even."""
+    scores = {g.name: np.full(g.size, 5.0) for g in graph.free}
+    scores['reward.hidden1'] = np.where(np.arange(24) % 2, 1e-6, 2e-6)
+    scores['reward.hidden2'] = np.where(np.arange(24) < 12, 1.0, 1e-9)
+    plan = select(graph, scores, 0.03, FREE, allocation='global')
+    removed = {n: u for n, u in plan.removed.items() if u}
+    assert set(removed) == {'reward.hidden1', 'reward.hidden2'}
+    assert set(removed['reward.hidden2']) == set(range(12, 24))
+    assert set(removed['reward.hidden1']) <= set(range(1, 24, 2))
+
+
+@pytest.mark.parametrize('allocation', ALLOCATIONS)
+def test_units_that_were_never_measured_go_last(graph, allocation):
+    scores = scores_for(graph)
+    scores['latent'][[1, 4]] = np.nan
+    scores['q2.hidden2'][:] = np.nan
+    plan = select(graph, scores, 0.4, FREE, allocation=allocation)
+    assert not {1, 4} & set(plan.removed['latent'])
+    if allocation == 'global':
+        assert not plan.removed['q2.hidden2']
+
+
+def test_nothing_asked_nothing_removed(graph):
+    for allocation in ALLOCATIONS:
+        plan = select(graph, scores_for(graph), 0.0, allocation=allocation)
+        assert (plan.achieved, plan.parameters_left) == (0.0, graph.parameters)
+        assert not any(plan.removed.values())
+
+
+def test_coupling_groups_give_their_share(graph):
+    """Of 12 hidden units in 24 a half, of 5 latent ones of 10 a fifth of that."""
+    whole = select(graph, scores_for(graph), 0.7, FREE)
+    part = select(graph, scores_for(graph), 0.7, dataclasses.replace(FREE, coupling_share=0.2))
+    assert 0 < len(part.removed['latent']) < 0.5 * len(whole.removed['latent'])
+    assert len(part.removed['q1.hidden1']) > len(whole.removed['q1.hidden1'])
+    assert ('latent' in dict(part.skipped)) and 'coupling share 0.2' in dict(part.skipped)['latent']
+    assert whole.skipped == ()
+
+
+@pytest.mark.parametrize('multiple', [1, 2, 3, 4, 8])
+def test_a_share_of_zero_leaves_the_latent_whole(graph, multiple):
+    """Also where its size is no multiple of the vector width."""
+    plan = select(graph, scores_for(graph), 0.5, Limits(2, multiple, coupling_share=0.0))
+    assert plan.removed['latent'] == ()
+
+
+def test_skips_are_named_with_their_reason(graph):
+    limits = Limits(floor=20, multiple=1, protect=('latent',))
+    plan = select(graph, scores_for(graph), 0.9, limits, strict=False)
+    reasons = dict(plan.skipped)
+    assert reasons['latent'] == 'protected'
+    assert 'floor 20' in reasons['encoder.hidden1']
+    assert set(reasons) == {g.name for g in graph.free}
+    assert plan.removed['encoder.hidden1'] == ()
+    assert len(plan.removed['q1.hidden1']) == 4
+
+
+def without(scores, name):
+    return {k: v for k, v in scores.items() if k != name}
+
+
+@pytest.mark.parametrize(('call', 'said'), [
+    (lambda g, s: select(g, s, 1.0), ['share of 1.0', 'from 0 to below 1']),
+    (lambda g, s: select(g, s, -0.1), ['share of -0.1']),
+    (lambda g, s: select(g, s, float('nan')), ['share of nan']),
+    (lambda g, s: select(g, s, 0.99), ['removing 99.0%', 'a floor below 8']),
+    (lambda g, s: select(g, s, 0.9, Limits(1, 1, protect=('q1.hidden1', 'latent'))),
+     ['q1.hidden1, latent']),
+    (lambda g, s: select(g, without(s, 'latent'), 0.1), ["group 'latent'", '0 of 10']),
+    (lambda g, s: select(g, {**s, 'latent': np.ones(9)}, 0.1), ['9 of 10']),
+    (lambda g, s: select(g, s, 0.1, allocation='unifrom'), ['unifrom', 'uniform']),
+], ids=['one', 'negative', 'nan', 'too much', 'protected', 'missing', 'short', 'allocation'])
+def test_what_cannot_be_done_is_refused(graph, call, said, four_parts):
+    with pytest.raises(GroupError) as error:
+        call(graph, scores_for(graph))
+    four_parts(error, *said)
+
+
+@pytest.mark.parametrize('change', [
+    lambda v: v.pop('removed'), lambda v: v.pop('sizes'), lambda v: v.update(extra=1),
+    lambda v: v.update(removed=[1, 2]), lambda v: v.update(removed={'latent': ['x']}),
+    lambda v: v.update(skipped=[['latent']]), lambda v: v.update(skipped=None),
+], ids=['removed', 'sizes', 'unknown', 'list', 'text', 'half', 'none'])
+def test_broken_plans_are_refused(graph, change, four_parts):
+    values = json.loads(json.dumps(select(graph, scores_for(graph), 0.5).to_json()))
+    change(values)
+    with pytest.raises(GroupError) as error:
+        Plan.from_json(values)
+    four_parts(error, 'a plan was read')
