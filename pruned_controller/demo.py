@@ -30,7 +30,8 @@ from lifecycle_msgs.msg import Transition
 from pruned_controller.live import LiveView
 from pruned_controller.observer import ModelRecord, Observer
 from pruned_controller.processes import NodeProcesses
-from pruning_core import __version__
+from pruning_core import __version__, zoo
+from pruning_core import config as configuration
 from pruning_core.errors import JobError, PruningError, explain
 from pruning_core.report import text_table, write_report
 from pruning_core.runtime.bundle import Manifest, open_bundle
@@ -70,8 +71,13 @@ class Demo:
 
         Raises:
             JobError: the folder is in use.
+            PruningError: an option cannot be used.
         """
         self.options = options
+        zoo.find(options.agent)
+        configuration.from_dict({'pruning': {
+            'sparsity': options.sparsity, 'score': options.score,
+            'recovery_updates': options.recovery_updates}})
         self.folder: Path = (options.out or Path('runs') / time.strftime('demo-%Y%m%d-%H%M%S'))
         if self.folder.exists() and any(self.folder.iterdir()):
             raise JobError(
@@ -171,6 +177,7 @@ class Demo:
         self.records[name] = observer.record
         self._wait(processes, observer, f'{name} agent controls the plant',
                    lambda: len(observer.record.returns) >= self.options.episodes)
+        observer.begin()  # what comes between counts for neither
 
     def _wait(self, processes: NodeProcesses, observer: Observer, what: str,
               done: Callable[[], bool], limit_s: float = 900) -> None:

@@ -148,7 +148,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _watch_stdin() -> None:
     """Interrupt the main thread when the parent that holds our standard input is gone."""
-    while sys.stdin.buffer.read(1):
+    while os.read(sys.stdin.fileno(), 4096):  # not sys.stdin: its lock would be held at exit
         pass
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -1,0 +1,291 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""A cut model is the masked model; everything is cut alike, or nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pruning_core.channels import trace
+from pruning_core.errors import GroupError
+from pruning_core.selection import Limits, Plan, select
+from pruning_core.surgery import apply, verify
+
+FREE = Limits(floor=1, multiple=1)
+TARGETS = ('encoder', 'q1', 'q2')
+
+
+def random_plan(graph, sparsity=0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    return select(graph, {g.name: rng.random(g.size) for g in graph.free}, sparsity, FREE)
+
+
+def by_hand(graph, removed):
+    """A plan that removes exactly these units."""
+    sizes = {g.name: g.size for g in graph.free}
+    return Plan({n: tuple(removed.get(n, ())) for n in sizes}, sizes, 0.0, 0.0, 0, 0)
+
+
+def slices_of(graph, plan):
+    """Every removed (parameter, dim, index)."""
+    return [s for name, units in plan.removed.items() for u in units for s in graph[name].unit(u)]
+
+
+def masked(components, graph, plan):
+    """A copy with every removed slice set to zero, one by one; LayerNorm over what is left."""
+    components = copy.deepcopy(components)
+    named = {f'{c}.{n}': p for c, m in components.items() for n, p in m.named_parameters()}
+    with torch.no_grad():
+        for name, dim, index in slices_of(graph, plan):
+            named[name].select(dim, index).zero_()
+    return components
+
+
+class SparseNorm(nn.Module):
+    """LayerNorm over the channels where `keep` is 1, in plain sums."""
+
+    def __init__(self, norm, keep):
+        super().__init__()
+        self.norm, self.keep = norm, keep
+
+    def forward(self, x):
+        n = self.keep.sum()
+        mean = (x * self.keep).sum(-1, keepdim=True) / n
+        var = ((x - mean) ** 2 * self.keep).sum(-1, keepdim=True) / n
+        return (x - mean) / (var + self.norm.eps).sqrt() * self.norm.weight + self.norm.bias
+
+
+def outputs(agent, components, observation):
+    shell = copy.copy(agent)
+    shell.components = components
+    with torch.no_grad():
+        return torch.cat([t.flatten() for t in shell.rollout(observation, steps=3)])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0.05, 0.9), st.integers(0, 999), st.sampled_from(['relu', 'elu']))
+def test_cut_equals_masked(make_agent, sparsity, seed, activation):
+    """For random weights and plans; sigma of a LayerNorm sees the kept channels only."""
+    agent = make_agent(f'network.activation={activation}', seed=seed)
+    graph = agent.graph()
+    plan = random_plan(graph, sparsity, seed)
+    full = masked(agent.components, graph, plan)
+    for q in ('q1', 'q2'):
+        gone = list(plan.removed[f'{q}.hidden1'])
+        keep = torch.ones(16).index_fill(0, torch.tensor(gone, dtype=torch.long), 0.0)
+        full[q][1] = SparseNorm(full[q][1], keep)
+    observation = torch.rand(7, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    expected = outputs(agent, full, observation)
+    apply(plan, graph, dict(agent.components.items()))
+    found = outputs(agent, agent.components, observation)
+    assert float((expected - found).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+    assert sum(p.numel() for p in agent.components.parameters()) == plan.parameters_left
+
+
+def test_sizes_and_receipt(make_agent):
+    """Modules state the sizes that they have; the receipt counts scalars."""
+    agent = make_agent()
+    graph = agent.graph()
+    plan = by_hand(graph, {'latent': (0, 5), 'q1.hidden1': (2,), 'policy.hidden2': (1, 3)})
+    receipt = apply(plan, graph, dict(agent.components.items()))
+    widths = agent.widths
+    assert (widths.latent, widths.q1, widths.policy) == (4, (15, 16), (16, 14))
+    for module in agent.components.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+        elif isinstance(module, nn.LayerNorm):
+            assert module.weight.shape == module.normalized_shape
+    assert receipt.parameters_before == graph.parameters
+    assert receipt.parameters_after == sum(p.numel() for p in agent.components.parameters())
+    assert receipt.kept['encoder.2.weight', 0].tolist() == [1, 2, 3, 4]
+    assert receipt.kept['q1.0.weight', 1].tolist() == [1, 2, 3, 4, 6]  # the action's column stays
+    again = agent.graph()
+    assert {g.name: g.size for g in again.free} == {
+        g.name: g.size - len(plan.removed[g.name]) for g in graph.free}
+
+
+def learned(make_agent, fill):
+    """An agent with optimiser state and gradients, and its plan."""
+    agent = make_agent('agent.policy_every=1')
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        agent.update(fill().sample(rng, 8, 2))
+    agent.components['reward'](torch.rand(4, 7)).sum().backward()
+    graph = agent.graph()
+    return agent, graph, random_plan(graph)
+
+
+def cut_all(agent, graph, plan):
+    return apply(plan, graph, dict(agent.components.items()),
+                 optimizers=(agent.model_optimizer, agent.policy_optimizer),
+                 mirrors=(dict(agent.targets.items()),))
+
+
+def test_optimiser_targets_and_gradients_are_cut_alike(make_agent, fill):
+    """Each tensor keeps exactly the slices that its parameter keeps; step counters stay."""
+    agent, graph, plan = learned(make_agent, fill)
+
+    def everything():
+        found = {}
+        for name, p in agent.components.named_parameters():
+            optimizer = agent.policy_optimizer if name.startswith('policy') \
+                else agent.model_optimizer
+            found[name] = {'value': p.detach(), **optimizer.state[p]}
+            if p.grad is not None:
+                found[name]['grad'] = p.grad
+        for name, p in agent.targets.named_parameters():
+            found[name]['target'] = p
+        return {n: {k: v.detach().clone() for k, v in vs.items()} for n, vs in found.items()}
+
+    before = everything()
+    gone = {}
+    for name, dim, index in slices_of(graph, plan):
+        gone.setdefault(name, {}).setdefault(dim, set()).add(index)
+    cut_all(agent, graph, plan)
+    after = everything()
+    for name, tensors in before.items():
+        assert set(tensors) == set(after[name])
+        for key, tensor in tensors.items():
+            if key != 'step':
+                for dim, indices in gone.get(name, {}).items():
+                    kept = [i for i in range(tensor.shape[dim]) if i not in indices]
+                    tensor = torch.index_select(tensor, dim, torch.tensor(kept))
+            assert torch.equal(tensor, after[name][key]), (name, key)
+    assert 'exp_avg' in after['q1.0.weight'] and 'target' in after['q1.0.weight']
+    assert 'grad' in after['reward.0.weight'] and int(after['q1.0.weight']['step']) == 3
+
+
+def test_training_goes_on_after_the_cut(make_agent, fill):
+    """The optimisers hold the cut parameters, and only those; an update moves all of them."""
+    agent, graph, plan = learned(make_agent, fill)
+    cut_all(agent, graph, plan)
+    agent.model_optimizer.zero_grad()
+    held = {id(p) for o in (agent.model_optimizer, agent.policy_optimizer)
+            for g in o.param_groups for p in g['params']}
+    assert held == {id(p) for p in agent.components.parameters()}
+    before = {n: p.detach().clone() for n, p in agent.components.named_parameters()}
+    target = agent.targets['q1'][0].weight.clone()
+    agent.update(fill().sample(np.random.default_rng(1), 8, 2))
+    assert all(not torch.equal(before[n], p) for n, p in agent.components.named_parameters()
+               if n.endswith('weight'))
+    assert not torch.equal(target, agent.targets['q1'][0].weight)
+
+
+def test_switches_stay(make_agent):
+    """requires_grad, and train or eval, per module."""
+    agent = make_agent()
+    agent.components['encoder'].requires_grad_(False)
+    agent.components['q1'].eval()
+    graph = agent.graph()
+    apply(random_plan(graph), graph, dict(agent.components.items()))
+    assert not any(p.requires_grad for p in agent.components['encoder'].parameters())
+    assert all(p.requires_grad for p in agent.components['policy'].parameters())
+    assert not agent.components['q1'].training and agent.components['q2'].training
+
+
+def snapshot(agent):
+    return [(id(p), p.detach().clone()) for m in (agent.components, agent.targets)
+            for p in m.parameters()] + [
+        (id(k), v['exp_avg'].clone()) for k, v in agent.model_optimizer.state.items()]
+
+
+def mirror_of_another_size(agent, graph, plan):
+    agent.targets['q2'][3] = nn.Linear(5, 16)
+
+
+@pytest.mark.parametrize(('spoil', 'said'), [
+    (lambda a, g, p: dataclasses.replace(p, sizes={**p.sizes, 'latent': 7}), ['this model']),
+    (lambda a, g, p: by_hand(g, {'latent': range(6)}), ["all 6 units of 'latent'", 'one unit']),
+    (lambda a, g, p: by_hand(g, {'latent': (6,)}), ['units 6 to 6', 'from 0 to 5']),
+    (lambda a, g, p: by_hand(g, {'latent': (-1,)}), ['units -1 to -1']),
+    (lambda a, g, p: by_hand(g, {'latent': (2, 2)}), ['different units']),
+    (lambda a, g, p: a.components['policy'].__setitem__(4, nn.Linear(3, 1)),
+     ["'policy.4.weight'", '(1, 3)', 'trace the model again']),
+    (mirror_of_another_size, ["mirror parameter 'q2.3.weight'", '(16, 5)']),
+], ids=['sizes', 'all', 'high', 'negative', 'twice', 'retrace', 'mirror'])
+def test_a_plan_that_does_not_fit_changes_nothing(make_agent, fill, four_parts, spoil, said):
+    agent, graph, plan = learned(make_agent, fill)
+    changed = spoil(agent, graph, plan)
+    plan = changed if isinstance(changed, Plan) else plan
+    before = snapshot(agent)
+    with pytest.raises(GroupError) as error:
+        cut_all(agent, graph, plan)
+    four_parts(error, *said)
+    for (i, old), (j, new) in zip(before, snapshot(agent), strict=True):
+        assert i == j and torch.equal(old, new)
+
+
+def test_ties_stay_and_buffers_are_cut():
+    class Scaled(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 4)
+            self.register_buffer('gain', torch.arange(4.0))
+
+        def forward(self, x):
+            return super().forward(x) * self.gain
+
+    net = {'a': Scaled(), 'b': nn.Linear(4, 2), 'c': nn.Linear(4, 2)}
+    net['c'].weight = net['b'].weight
+
+    def run(n):
+        z = n['a'](torch.ones(5, 3))
+        return [n['b'](z), n['c'](z)]
+
+    graph = trace(net, lambda: run(net))
+    before, mirror = copy.deepcopy(net), copy.deepcopy(net)
+    receipt = apply(by_hand(graph, {'latent': (1,)}), graph, net, mirrors=(mirror,))
+    for n in (net, mirror):
+        assert n['c'].weight is n['b'].weight
+        assert n['b'].weight.shape == (2, 3) and n['a'].gain.tolist() == [0, 2, 3]
+    assert verify(before, net, receipt, run) < 1e-6
+    assert receipt.parameters_before - receipt.parameters_after == 3 + 1 + 2
+
+
+def test_mirrors_need_no_ties():
+    """Online b and c share a weight, their targets each have their own: both are cut."""
+    net = {'a': nn.Linear(3, 4), 'b': nn.Linear(4, 2), 'c': nn.Linear(4, 2)}
+    net['c'].weight = net['b'].weight
+
+    def run(n):
+        z = n['a'](torch.ones(5, 3))
+        return [n['b'](z), n['c'](z)]
+
+    graph = trace(net, lambda: run(net))
+    mirror = {name: copy.deepcopy(module) for name, module in net.items()}
+    apply(by_hand(graph, {'latent': (1,)}), graph, net, mirrors=(mirror,))
+    assert mirror['b'].weight.shape == mirror['c'].weight.shape == (2, 3)
+
+
+def test_verify_tells_a_wrong_cut(make_agent, four_parts):
+    """The neighbour's weights in the place of the kept ones."""
+    agent = make_agent()
+    graph = agent.graph()
+    plan = by_hand(graph, {'latent': (2,)})
+    before = copy.deepcopy(dict(agent.components.items()))
+    receipt = apply(plan, graph, dict(agent.components.items()))
+
+    def run(components):
+        shell = copy.copy(agent)
+        shell.components = nn.ModuleDict(dict(components))
+        return shell.rollout(torch.ones(4, 3))
+
+    after = dict(agent.components.items())
+    assert verify(before, after, receipt, run) < 1e-5
+    assert before['encoder'][2].out_features == 6
+    with torch.no_grad():
+        after['encoder'][2].weight.copy_(after['encoder'][2].weight.roll(1, 0))
+    with pytest.raises(GroupError) as error:
+        verify(before, after, receipt, run)
+    four_parts(error, 'outputs differ', '1e-04')
+    with torch.no_grad():
+        after['encoder'][2].weight.fill_(torch.nan)
+    with pytest.raises(GroupError, match='nan'):
+        verify(before, after, receipt, run)
