@@ -8,6 +8,7 @@ It comes back to active when it is respawned. If it refuses to be configured it 
 up, unconfigured: correct what it names, then `ros2 lifecycle set /controller configure`.
 """
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
 from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessStart
@@ -19,8 +20,6 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
-
-from launch import LaunchDescription
 
 ARGUMENTS = [
     DeclareLaunchArgument(

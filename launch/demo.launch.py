@@ -10,6 +10,7 @@ The pruned bundle is swapped in while the plant runs on. What the demo makes, th
 the jobs, lies in the log folder of the launch. All ends when the plant or the controller does.
 """
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -29,8 +30,6 @@ from launch.substitutions import (
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
-
-from launch import LaunchDescription
 
 ARGUMENTS = [
     DeclareLaunchArgument(

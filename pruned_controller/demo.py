@@ -232,7 +232,7 @@ class Demo:
             'machine': {'cpu': _cpu(), 'cores': os.cpu_count()},
             'versions': {'pruned_controller': __version__, 'python': platform.python_version()},
             'events': self.events,
-            'ticks': observer.ticks, 'rewards': observer.rewards[::5],
+            'ticks': observer.ticks, 'rewards': observer.rewards,
         }
         for name, record in self.records.items():
             result[name] = self._side(name, record)

@@ -9,6 +9,7 @@ both are held against. Text stays text, so that a picture can be searched and re
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -76,21 +77,21 @@ def timeline(result: Mapping[str, Any]) -> str:
             if mine.any():
                 latency.plot(t[mine], milliseconds[mine], '.', ms=3, color=colour, label=name)
         latency.axhline(period_ms, color=LIMIT, lw=1.2)
-        latency.text(1.0, period_ms, f'period {period_ms:g} ms', ha='right', va='bottom',
+        latency.text(1.0, period_ms, f'period {period_ms:g} ms', ha='right', va='top',
                      color='#555', transform=latency.get_yaxis_transform())
-        latency.set(yscale='log', ylabel='ms', title='Time from observation to command')
+        latency.set(yscale='log', ylabel='ms')
+        latency.set_title('Time from observation to command', pad=14)
         if names and len(t):
-            latency.legend(loc='lower left', ncols=2, markerscale=3)
+            latency.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0), markerscale=3)
         measured = result['rewards']
-        reward.plot([x['t'] for x in measured], [x['reward'] for x in measured], '.', ms=2,
+        reward.plot([x['t'] for x in measured], [x['reward'] for x in measured], lw=0.8,
                     color='#444')
         reward.set(ylabel='reward per step', title='Reward of the plant')
         ratio = np.array([x.get('stability', np.nan) for x in ticks], float)
         ratio[~np.isfinite(ratio)] = np.nan
         stability.plot(t, ratio, lw=0.8, color='#444')
-        stability.axhline(0, color=LIMIT, lw=1.2)
-        stability.set(ylabel='margin', xlabel='seconds since the start',
-                      title='Stability: decrease of V over its window (above 0 is good)')
+        stability.set(ylabel='share', xlabel='seconds since the start', ylim=(-0.02, 1.02),
+                      title='Stability: share of windows over which V decreased')
         _mark(axes[:, 0], result['events'])
         return _svg(figure)
 
@@ -100,10 +101,14 @@ def _mark(axes: Sequence[Axes], events: Sequence[Mapping[str, Any]]) -> None:
     for event in events:
         for axis in axes:
             axis.axvline(event['t'], color='#bbb', lw=0.8, ls=':')
+    last = -math.inf
     for event in events[:-1]:
-        axes[0].annotate(event['what'].partition(':')[0], (event['t'], 1.0), (2, -2),
+        if event['t'] - last < 0.02 * events[-1]['t']:
+            continue  # two names would stand on each other; the page's list has them all
+        last = event['t']
+        axes[0].annotate(event['what'].partition(':')[0], (last, 1.0), (2, 2),
                          xycoords=('data', 'axes fraction'), textcoords='offset points',
-                         rotation=90, ha='left', va='top', fontsize=7, color='#555')
+                         ha='left', va='bottom', fontsize=7, color='#555')
 
 
 def returns(result: Mapping[str, Any]) -> str:
@@ -117,7 +122,7 @@ def returns(result: Mapping[str, Any]) -> str:
         axis.set_xticks(range(len(seeds)), [str(s) for s in seeds])
         axis.set(xlabel='seed of the episode', ylabel='return',
                  title='Return on the running plant')
-        axis.legend(loc='lower right')
+        axis.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
         return _svg(figure)
 
 

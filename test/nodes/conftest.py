@@ -13,7 +13,19 @@ import time
 
 import pytest
 import rclpy
+import torch
 from rclpy.executors import SingleThreadedExecutor
+
+from pruning_core import config as configuration
+from pruning_core.agent import Agent
+from pruning_core.checkpoint import Run
+from pruning_core.export import export
+from pruning_core.networks import Widths
+
+TINY = {
+    'network': {'latent': 6, 'encoder_hidden': 16, 'hidden': 16},
+    'planner': {'horizon': 2, 'samples': 32, 'policy_samples': 4, 'elites': 8, 'iterations': 2},
+}
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -92,3 +104,19 @@ def child(tmp_path, monkeypatch):
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(sys, 'executable', str(script))
     return use
+
+
+@pytest.fixture(scope='session')
+def bundles(tmp_path_factory):
+    """Two bundles for the pendulum, and one for a pendulum that is controlled half as often."""
+    made = []
+    for seed, env in ((0, {}), (1, {}), (2, {'action_repeat': 2})):
+        config = configuration.from_dict({**TINY, 'env': env})
+        generator = torch.Generator().manual_seed(seed)
+        agent = Agent(Widths.dense(config.network, 3, 1), config.agent, generator)
+        with torch.no_grad():
+            for p in agent.components.parameters():
+                p.add_(0.3 * torch.randn(p.shape, generator=generator))
+        folder = tmp_path_factory.mktemp('bundles')
+        made.append(export(Run(folder, config, agent, None, None, {}), folder / 'bundle')[0])
+    return made

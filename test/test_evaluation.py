@@ -1,0 +1,128 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Returns on fixed seeds: the same for everyone, paired, with honest intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pruning_core.config import EnvConfig
+from pruning_core.env import ScaledEnv
+from pruning_core.errors import ConfigError
+from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
+from pruning_core.planner import SeededNoise
+
+ENV = EnvConfig(max_episode_steps=10)
+
+
+@pytest.fixture
+def agent(make_agent):
+    return make_agent()
+
+
+@pytest.fixture
+def planner(tiny):
+    return tiny().planner
+
+
+def test_seeds_are_fixed():
+    assert evaluation_seeds(3) == (1000, 1001, 1002)
+
+
+@pytest.mark.parametrize('planned', [True, False])
+def test_returns_against_a_loop(agent, planner, planned):
+    """One episode at a time: environment and noise have the episode's own seed."""
+    seeds = evaluation_seeds(12)  # more than are planned together
+    found = evaluate(agent, ENV, seeds, planner if planned else None)
+    expected = []
+    for seed in seeds:
+        env = ScaledEnv(ENV)
+        act = agent.planner(planner, SeededNoise([seed])).plan if planned else agent.policy
+        observation, total, done = env.reset(seed), 0.0, False
+        while not done:
+            action = act(torch.from_numpy(observation)[None])[0].numpy()
+            observation, reward, terminated, truncated = env.step(action)
+            total, done = total + reward, terminated or truncated
+        expected.append(total)
+    np.testing.assert_allclose(found.returns, expected, rtol=1e-3)
+    assert found.seeds == seeds
+    assert found.planner == ({'horizon': 2, 'samples': 16, 'iterations': 2} if planned else None)
+    assert found.mean == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+def test_same_seeds_same_returns(agent, planner):
+    """Whichever seeds run beside it, and again."""
+    one = evaluate(agent, ENV, (1000, 1001, 1002), planner)
+    assert one == evaluate(agent, ENV, (1000, 1001, 1002), planner)
+    other = evaluate(agent, ENV, (1002,), planner)
+    assert other.returns[0] == pytest.approx(one.returns[2], rel=1e-3)
+
+
+def test_returns_are_in_the_plants_units(agent):
+    """No reward scale, and the rewards of repeated actions summed."""
+    plain = evaluate(agent, ENV, (1000,), None)
+    scaled = evaluate(agent, EnvConfig(max_episode_steps=10, reward_scale=7.0), (1000,), None)
+    assert plain.returns == scaled.returns
+    assert -16.3 * 10 <= plain.mean < 0
+
+
+def test_progress_ends_whole(agent):
+    seen = []
+    evaluate(agent, ENV, evaluation_seeds(11), None, lambda *a, **f: seen.append((a, f)))
+    done = [a[1] for a, _ in seen]
+    assert done == sorted(done) and {a[2] for a, _ in seen} == {1100}
+    assert seen[-1][0] == ('evaluate', 1100, 1100) and 'mean' in seen[-1][1]
+
+
+def test_interval_is_students():
+    returns = (-3.0, -1.0, -2.0, -6.0)
+    low, high = Evaluation((0, 1, 2, 3), returns, None).interval()
+    expected = stats.t.interval(0.95, 3, np.mean(returns), np.std(returns, ddof=1) / 2)
+    assert (low, high) == pytest.approx(expected)
+    wider = Evaluation((0, 1, 2, 3), returns, None).interval(0.99)
+    assert wider[0] < low < high < wider[1]
+
+
+def test_one_episode_has_no_spread():
+    assert Evaluation((0,), (-4.0,), None).interval() == (-4.0, -4.0)
+
+
+def test_json_says_the_rest():
+    values = Evaluation((0, 1), (-2.0, -4.0), {'samples': 8}).to_json()
+    assert json.loads(json.dumps(values))['returns'] == [-2.0, -4.0]
+    assert (values['mean'], values['worst'], values['std']) == (-3.0, -4.0, 1.0)
+    assert values['low'] < -3 < values['high']
+
+
+def test_pairing_removes_what_seeds_share():
+    """Differences -1, -2 and -3 around returns that vary by hundreds."""
+    dense = Evaluation((0, 1, 2), (-100.0, -500.0, -900.0), None)
+    pruned = Evaluation((0, 1, 2), (-101.0, -502.0, -903.0), None)
+    found = compare(pruned, dense)
+    half = 1 / math.sqrt(3) * stats.t.ppf(0.975, 2)
+    assert (found.difference, found.low, found.high) == pytest.approx((-2, -2 - half, -2 + half))
+    assert found.loss == pytest.approx(2 / 500)
+    assert compare(dense, pruned).loss < 0
+    assert compare(dense, dense).loss == 0
+
+
+@pytest.mark.parametrize('reference', [-200.0, 200.0])
+def test_a_loss_is_positive_for_rewards_of_either_sign(reference):
+    """Worse by 50 of 200 is a quarter, be returns costs or gains."""
+    found = compare(Evaluation((0,), (reference - 50,), None), Evaluation((0,), (reference,), None))
+    assert found.loss == pytest.approx(0.25)
+
+
+def test_what_cannot_be_compared_or_evaluated(agent, four_parts):
+    with pytest.raises(ConfigError) as error:
+        compare(Evaluation((0,), (1.0,), None), Evaluation((1,), (1.0,), None))
+    four_parts(error, 'their seeds differ')
+    with pytest.raises(ConfigError) as error:
+        evaluate(agent, ENV, (), None)
+    four_parts(error, 'zero episodes')

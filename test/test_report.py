@@ -1,0 +1,94 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pages and pictures say what the files say; damaged folders are answered in words."""
+
+import json
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from pruning_core.errors import AgentError
+from pruning_core.report import draw_learning_curve, text_table, write_report
+
+
+def side(**changes):
+    return {'hash': 'd' * 64, 'parameters': 1000, 'macs': 5_000_000, 'samples': 512,
+            'iterations': 6, 'bytes': 4000, 'ticks': 40, 'missed': 160, 'modes': {'planning': 40},
+            'latency': {'count': 40, 'p50_s': 0.25, 'p90_s': 0.26, 'p99_s': 0.3, 'max_s': 0.3},
+            'returns': [-400.0, -600.0], **changes}
+
+
+@pytest.fixture
+def result():
+    pruned = side(hash='a' * 64, parameters=50, macs=250_000, ticks=200, missed=0,
+                  latency={'count': 200, 'p50_s': 0.01, 'p90_s': 0.01, 'p99_s': 0.0125,
+                           'max_s': 0.02}, returns=[-120.0, -140.0])
+    return {'kind': 'demo', 'command': 'make demo ARGS="--seed <3>"', 'env_id': 'Pendulum-v1',
+            'period_s': 0.05, 'seeds': [0, 1], 'seconds': 60.0,
+            'machine': {'cpu': 'A & B', 'cores': 2}, 'versions': {'python': '3.11'},
+            'events': [{'t': 1.0, 'what': 'dense runs'}, {'t': 30.0, 'what': 'swapped in'},
+                       {'t': 60.0, 'what': 'done'}],
+            'ticks': [{'t': float(t), 'latency_s': 0.25, 'lateness_s': 0.0, 'reward': -1.0,
+                       'stability': math.nan if t < 5 else 0.5,
+                       'model': 'd' * 16 if t < 30 else 'a' * 16} for t in range(1, 60)],
+            'rewards': [{'t': float(t), 'reward': -1.0} for t in range(1, 60)],
+            'dense': side(), 'pruned': pruned}
+
+
+def test_the_table_has_every_figure_and_the_factor(result):
+    table = text_table(result).splitlines()
+    assert table[0].split() == ['dense', 'pruned']
+
+    def row(name):
+        return next(line for line in table if line.startswith(name))[len(name):].split()
+
+    assert row('parameters') == ['1,000', '50', '20.0', 'x']
+    assert row('plan latency, 99 %') == ['300.0', 'ms', '12.5', 'ms', '24.0', 'x']
+    assert row('deadlines missed') == ['160', 'of', '200', '0', 'of', '200']
+    assert row('return, seed 1') == ['-600.0', '-140.0']
+    assert row('return, mean') == ['-500.0', '-130.0']
+
+
+def test_a_run_cut_off_before_the_swap_still_has_a_page(result, tmp_path):
+    del result['pruned']
+    (tmp_path / 'result.json').write_text(json.dumps(result))
+    page = write_report(tmp_path).read_text()
+    assert 'ended before the pruned agent' in page
+
+
+def test_the_page_of_the_demo_is_whole_and_escaped(result, tmp_path):
+    (tmp_path / 'result.json').write_text(json.dumps(result))
+    page = write_report(tmp_path).read_text()
+    assert '95% of the parameters are gone' in page
+    assert 'A &amp; B' in page and '--seed &lt;3&gt;' in page
+    assert page.count('<svg') == 2
+    assert ElementTree.parse(tmp_path / 'picture.svg') is not None
+
+
+def test_a_training_run_has_a_curve_and_a_page(trained, tmp_path):
+    for name in ('metrics.jsonl', 'config.yaml'):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    curve = draw_learning_curve(tmp_path)
+    assert curve.name == 'learning_curve.svg' and 'encoder.hidden1' in curve.read_text()
+    assert 'episodes' in write_report(tmp_path).read_text()
+
+
+def test_the_same_run_gives_the_same_picture(trained, tmp_path):
+    (tmp_path / 'metrics.jsonl').write_bytes((trained / 'metrics.jsonl').read_bytes())
+    first = draw_learning_curve(tmp_path).read_bytes()
+    assert draw_learning_curve(tmp_path).read_bytes() == first
+
+
+@pytest.mark.parametrize('name, content, words', [
+    (None, '', 'none of result.json'),
+    ('result.json', '{"kind": ', 'damaged'),
+    ('result.json', '[1]', 'a list'),
+    ('metrics.jsonl', '', 'no episodes'),
+])
+def test_a_folder_without_a_report_is_answered_in_words(tmp_path, name, content, words):
+    if name:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(AgentError, match=words):
+        write_report(tmp_path)
+    assert not (tmp_path / 'report.html').exists()
