@@ -14,7 +14,6 @@ from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
-    GroupAction,
     IncludeLaunchDescription,
     RegisterEventHandler,
     Shutdown,
@@ -54,11 +53,17 @@ ARGUMENTS = [
 ]
 
 
-def include(name, **arguments):
+def include(name, arguments, condition=None):
     """Include a launch file of this package; it sees the arguments of this one too."""
-    folder = FindPackageShare('pruned_controller')
-    return IncludeLaunchDescription(PathJoinSubstitution([folder, 'launch', name]),
-                                    launch_arguments=arguments.items())
+    path = PathJoinSubstitution([FindPackageShare('pruned_controller'), 'launch', name])
+    return IncludeLaunchDescription(
+        path, launch_arguments=arguments.items(), condition=condition)
+
+
+def end_after(process):
+    """Answer the end of a process: the others end too, unless they are about to."""
+    return lambda event, context: None if context.is_shutdown else Shutdown(
+        reason=f'the {process} has ended')
 
 
 def generate_launch_description():
@@ -73,7 +78,7 @@ def generate_launch_description():
         parameters=[LaunchConfiguration('params_file')],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         output='screen',
-        on_exit=Shutdown(reason='the plant has ended'),
+        on_exit=end_after('plant'),
     )
     export = ExecuteProcess(
         cmd=[ExecutableInPackage('pruning-core', 'pruned_controller'), 'export',
@@ -84,22 +89,21 @@ def generate_launch_description():
 
     def after_export(event, context):
         if event.returncode:
-            return Shutdown(reason='there is no bundle to start with')
-        return include('controller.launch.py', bundle=exported)
+            return end_after('export')(event, context)
+        return include('controller.launch.py', {'bundle': exported})
 
     return LaunchDescription([
         *ARGUMENTS,
         RegisterEventHandler(OnProcessExit(target_action=export, on_exit=after_export)),
         RegisterEventHandler(OnProcessExit(
             target_action=lambda action: isinstance(action, LifecycleNode),
-            on_exit=Shutdown(reason='the controller has ended'))),
+            on_exit=end_after('controller'))),
         RegisterEventHandler(OnStateTransition(
             start_state='configuring', goal_state='unconfigured',
             entities=[Shutdown(reason='the controller refused its bundle or its parameters')])),
         plant,
-        GroupAction([
-            include('pruning.launch.py', runs=PathJoinSubstitution([LaunchLogDir(), 'jobs']))]),
+        include('pruning.launch.py', {'runs': PathJoinSubstitution([LaunchLogDir(), 'jobs'])}),
         export,
-        GroupAction([include('controller.launch.py', bundle=LaunchConfiguration('bundle'))],
-                    condition=UnlessCondition(no_bundle)),
+        include('controller.launch.py', {'bundle': LaunchConfiguration('bundle')},
+                condition=UnlessCondition(no_bundle)),
     ])

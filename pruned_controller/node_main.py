@@ -48,6 +48,9 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
     except ExternalShutdownException:
         pass
     finally:
+        # Ctrl-C on `ros2 launch` comes twice; late, it would meet a Python without handlers.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.close()
             node.destroy_node()

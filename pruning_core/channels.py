@@ -43,9 +43,24 @@ _BINARY = {
 }
 # Operations that look at a tensor without passing its channels on.
 _INSPECTION = {
-    '__get__', 'size', 'dim', '__len__', 'numel', 'is_floating_point', 'stride', 'data_ptr',
+    'size', 'dim', '__len__', 'numel', 'is_floating_point', 'stride', 'data_ptr',
     '__hash__', 'type', 'get_device', 'ndimension', 'is_complex', 'is_contiguous', '__repr__',
 }
+
+
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]  # `.data`, which is `.detach()`
+
+
+def _positional(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+                ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with its operands by position, and `axis` under its other name."""
+    options = dict(kwargs)
+    if 'axis' in options:
+        options['dim'] = options.pop('axis')
+    operands = [options.pop(key) for key in ('input', 'tensors') if key in options]
+    if name in _BINARY and 'other' in options:
+        operands.append(options.pop('other'))
+    return (*args, *operands), options
 
 
 class _Units:
@@ -133,25 +148,29 @@ class _Tracer(TorchFunctionMode):
 
     def _follow(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> None:
         name = getattr(func, '__name__', '')
-        if name in _INSPECTION:
+        if name in _INSPECTION or name == '__get__' and not isinstance(out, Tensor):
             return
+        args, options = _positional(name, args, kwargs)
+        extra = [x for x in (*args[1:], *options.values()) if isinstance(x, Tensor)]
         if func is functional.linear:
-            self._linear(out, *args, **kwargs)
+            self._linear(out, *args, **options)
         elif func is functional.layer_norm:
-            self._layer_norm(out, *args, **kwargs)
-        elif name in _UNARY:
+            self._layer_norm(out, *args, **options)
+        elif (name in _UNARY or func == _DATA) and not extra:
             self.put(out, self.of(args[0]))
-        elif name in _BINARY:
+        elif name in _BINARY and len(extra) <= 1 and len(args) > 1:
             self._binary(func, out, args[0], args[1])
-        elif name in ('cat', 'concat', 'concatenate'):
-            self._cat(out, *args, **kwargs)
+        elif name in ('cat', 'concat', 'concatenate') and not extra:
+            self._cat(out, *args, **options)
         elif name == 'stack':
-            self._stack(func, out, *args, **kwargs)
+            self._stack(func, out, *args, **options)
+        elif name in ('mean', 'sum'):
+            self._reduce(func, out, *args, **options)
         elif name in ('unbind', 'unsqueeze', 'squeeze', 'expand', '__getitem__', 'reshape', 'view',
-                      'flatten', 'mean', 'sum'):
-            self._keeps_last_axis(func, out, args, kwargs)
+                      'flatten'):
+            self._keeps_last_axis(func, out, args, options)
         else:
-            self._refuse(func, out, args, kwargs)
+            self._refuse(func, out, args, options)
 
     def _linear(self, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
                 ) -> None:
@@ -200,6 +219,14 @@ class _Tracer(TorchFunctionMode):
             return
         self._cat(out, tensors, 0 if out.dim() > 1 else -1)
 
+    def _reduce(self, func: Callable[..., Any], out: Tensor, source: Tensor, dim: Any = None,
+                keepdim: bool = False, **kwargs: Any) -> None:
+        axes = {d % source.dim() for d in ((dim,) if isinstance(dim, int) else dim or ())}
+        if axes and source.dim() - 1 not in axes:
+            self.put(out, self.of(source))
+        else:
+            self._refuse(func, out, (source,), {})
+
     def _keeps_last_axis(self, func: Callable[..., Any], out: Any, args: Any, kwargs: Any) -> None:
         """Operations on the leading axes; a probe with numbered channels tells which they were.
 
@@ -213,20 +240,12 @@ class _Tracer(TorchFunctionMode):
             pieces = zip(out, probe, strict=True) if isinstance(out, (tuple, list)) \
                 else [(out, probe)]
             for piece, numbered in pieces:
-                flat = numbered.reshape(-1, numbered.shape[-1]) if numbered.dim() else None
-                if flat is None or getattr(func, '__name__', '') in ('mean', 'sum') and (
-                        piece.shape[-1:] != source.shape[-1:]):
-                    self._refuse(func, piece, (source,), {})
-                    continue
-                scale = flat[0]
-                if getattr(func, '__name__', '') == 'sum':
-                    scale = numbers  # the last axis was kept, in order
-                same = bool((flat == flat[0]).all()) and bool((scale == scale.round()).all())
-                index = scale.long().numpy() if same else np.zeros(0, np.int64)
-                if same and (index >= 0).all() and (index < len(numbers)).all():
-                    self.put(piece, self.of(source)[index])
-                else:
-                    self._refuse(func, piece, (source,), {})
+                if numbered.dim():
+                    flat = numbered.reshape(-1, numbered.shape[-1])
+                    if len(flat) and bool((flat == flat[0]).all()):
+                        self.put(piece, self.of(source)[flat[0].long().numpy()])
+                        continue
+                self._refuse(func, piece, (source,), {})
 
     def _refuse(self, func: Callable[..., Any], out: Any, args: Any, kwargs: Any) -> None:
         """Freeze everything that an operation touches, saying where it was met."""

@@ -115,7 +115,7 @@ def test_pairing_removes_what_seeds_share():
 @pytest.mark.parametrize('reference', [-200.0, 200.0])
 def test_a_loss_is_positive_for_rewards_of_either_sign(reference):
     """Worse by 50 of 200 is a quarter, be returns costs or gains."""
-    found = compare(Evaluation((0,), (reference - 50,), None), Evaluation((0,), (reference,), None))
+    found = compare(*(Evaluation((0,), (r,), None) for r in (reference - 50, reference)))
     assert found.loss == pytest.approx(0.25)
 
 

@@ -43,7 +43,7 @@ def declared(request, node, tmp_path):
 
 def test_node_declares_its_table_and_nothing_else(declared):
     node, table = declared
-    names = set(node.list_parameters([], 0).result.names) - OF_EVERY_NODE
+    names = set(node.list_parameters([], 0).names) - OF_EVERY_NODE
     assert names == {p.name for p in table}
     assert len(names) == len(table)
     for p in table:

@@ -34,7 +34,7 @@ from pruning_core.runtime.bundle import (
     write,
 )
 
-FOUR_PARTS = re.compile(r'[^;]+: .+; allowed: .+; .+', re.DOTALL)
+FOUR_PARTS = re.compile(r'.+: .+; allowed: .+; .+', re.DOTALL)
 
 
 def refused(function, *arguments, match=''):
@@ -165,7 +165,7 @@ def test_folder_that_is_none_is_refused(tmp_path):
 @pytest.mark.parametrize('name', [MANIFEST, POLICY])
 def test_huge_file_is_refused_before_it_is_parsed(folder, monkeypatch, name):
     monkeypatch.setattr(module, '_MAX_GRAPH', 1 << 20)
-    os.truncate(folder / name, 1 << 40)
+    os.truncate(folder / name, 1 << 31)
     refused(open_bundle, folder, match=f'{name} is larger than 1048576 bytes')
 
 
@@ -296,16 +296,31 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
+class Fuzzed:
+    """A folder that every example writes its own manifest into."""
+
+    def __init__(self, bundle, folder):
+        self.folder = shutil.copytree(bundle.path, folder)
+        self._text = bundle.manifest_bytes
+
+    @property
+    def values(self):
+        return json.loads(self._text)
+
+    def open(self, text):
+        (self.folder / MANIFEST).write_text(text)
+        return open_bundle(self.folder)
+
+
 @pytest.fixture(scope='module')
 def fuzzed(bundle, tmp_path_factory):
-    """A copy of the folder that every example writes its own manifest into."""
-    return shutil.copytree(bundle.path, tmp_path_factory.mktemp('fuzz') / 'bundle')
+    return Fuzzed(bundle, tmp_path_factory.mktemp('fuzz') / 'bundle')
 
 
 @settings(max_examples=400)
 @given(st.data())
-def test_any_mutation_of_the_manifest_is_refused_or_loads_equal(fuzzed, manifest, data):
-    values = json.loads(json.dumps({**manifest.to_json(), 'schema': 1}))
+def test_any_mutation_of_the_manifest_is_refused_or_loads_equal(fuzzed, data):
+    values = fuzzed.values
     known = [p for p in places(values) if p and p[0] != 'config']
     for _ in range(data.draw(st.integers(1, 2))):
         *parents, last = data.draw(st.sampled_from(known))
@@ -320,9 +335,8 @@ def test_any_mutation_of_the_manifest_is_refused_or_loads_equal(fuzzed, manifest
         except (TypeError, KeyError, IndexError):
             continue  # the mutation before this one took the place away
     text = json.dumps(values)
-    (fuzzed / MANIFEST).write_text(text)
     try:
-        opened = open_bundle(fuzzed)
+        opened = fuzzed.open(text)
     except BundleError as error:
         assert FOUR_PARTS.fullmatch(str(error))
         return

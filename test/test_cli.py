@@ -1,0 +1,323 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every subcommand, what it prints, its exit codes, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruning_core import __version__
+from pruning_core import config as configuration
+from pruning_core.checkpoint import AGENT, CHECKPOINT, EVALUATION, METRICS, load_run
+from pruning_core.cli import DONE, FAILED, INTERRUPTED, REFUSED
+from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.runtime.bundle import open_bundle
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def yaml_file(tiny, tmp_path):
+    configuration.dump(tiny(), tmp_path / 'tiny.yaml')
+    return tmp_path / 'tiny.yaml'
+
+
+@pytest.fixture
+def said(main, capsys, four_parts):
+    """Run a command that fails: its one line on standard error, checked for its four parts."""
+    def run(code, *arguments):
+        assert main(*arguments) == code
+        out, err = capsys.readouterr()
+        kind, _, message = err.strip().partition(': ')
+        assert kind.isidentifier() and '\n' not in message and out == ''
+        four_parts(message)
+        return err
+
+    return run
+
+
+@pytest.fixture
+def answer(main, capsys):
+    """Run a command with --json and parse what it prints."""
+    def run(*arguments):
+        assert main(*arguments, '--json') == DONE
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def bundled(trained, tmp_path_factory):
+    """A pruned agent with its bundle, made by the command line."""
+    from pruning_core.cli import main
+
+    folder = tmp_path_factory.mktemp('bundled') / 'pruned'
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(['prune', '--agent', str(trained), '--out', str(folder)]) == DONE
+    signal.signal(signal.SIGTERM, before)
+    return folder
+
+
+def test_train(answer, yaml_file, tmp_path, trained):
+    """The same agent as without the command line, with its fixed seeds and its picture."""
+    out = tmp_path / 'out'
+    facts = answer('train', '--config', yaml_file, '--out', out, '--evaluate', 2)
+    assert (facts['folder'], facts['updates'], facts['seeds']) == (str(out), 24, 2)
+    stored = json.loads((out / EVALUATION).read_text())
+    assert facts['return, planned'] == pytest.approx(stored['planned']['mean'], abs=0.01)
+    assert stored['planned']['seeds'] == stored['policy']['seeds'] == [1000, 1001]
+    assert stored['policy']['planner'] is None
+    assert '<svg' in (out / 'learning_curve.svg').read_text()
+    assert (out / 'replay.safetensors').read_bytes() == (
+        trained / 'replay.safetensors').read_bytes()
+
+
+def test_train_with_settings(answer, yaml_file, tmp_path, monkeypatch):
+    """--set and --seed; the folder is named after the file."""
+    monkeypatch.chdir(tmp_path)
+    facts = answer('train', '--config', yaml_file, '--seed', 3, '--evaluate', 0,
+                   '--set', 'training.episodes=2', '--set', 'network.hidden=12')
+    assert Path(facts['folder']) == Path('runs/tiny')
+    run = load_run('runs/tiny')
+    assert (run.config.training.seed, run.config.training.episodes) == (3, 2)
+    assert run.agent.widths.reward == (12, 12)
+    assert 'return, planned' not in facts
+
+
+def test_progress_as_json_lines(main, capsys, yaml_file, tmp_path):
+    assert main('train', '--config', yaml_file, '--out', tmp_path / 'a', '--progress', 'json',
+                '--evaluate', 1) == DONE
+    *progress, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert last['result']['updates'] == 24
+    assert {p['phase'] for p in progress} == {'train', 'evaluate'}
+    assert all(0 <= p['done'] <= p['total'] for p in progress)
+
+
+def test_errors_as_json_lines(main, capsys, tmp_path):
+    assert main('train', '--config', tmp_path / 'no.yaml', '--progress', 'json') == FAILED
+    out, err = capsys.readouterr()
+    line = json.loads(out)
+    assert line['kind'] == 'ConfigError' and line['error'] in err
+
+
+def test_prune(answer, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    facts = answer('prune', '--agent', trained, '--sparsity', '0.6', '--score', 'l1',
+                   '--parent', 'ab' * 32, '--set', 'pruning.recovery_updates=2')
+    assert Path(facts['folder']) == Path('runs/agent_60')
+    bundle = open_bundle(facts['bundle'], facts['hash'])
+    assert bundle.manifest.parent == 'ab' * 32
+    assert facts['removed'] == pytest.approx(1 - facts['parameters'] / facts['of'], abs=1e-4)
+    assert facts['removed'] >= 0.6 and facts['of'] == 2384
+    settings = load_run(facts['folder']).config.pruning
+    assert (settings.sparsity, settings.score, settings.recovery_updates) == (0.6, 'l1', 2)
+
+
+def test_a_gate_that_refuses_has_its_own_code(said, trained, tmp_path):
+    err = said(REFUSED, 'prune', '--agent', trained, '--out', tmp_path / 'a', '--set',
+               'pruning.gate_latency_share=1e-9')
+    assert err.startswith('GateError: ') and '99 % of plans' in err
+    assert not (tmp_path / 'a' / 'bundle').exists()
+
+
+@pytest.mark.parametrize('setting', ['agent.discount=0.2', 'env.max_episode_steps=5'])
+def test_what_was_gated_is_what_runs(main, capsys, copied, tmp_path, setting):
+    """A setting that pruning takes acts on the gate, too; one that it cannot take is refused."""
+    assert main('evaluate', '--agent', copied, '--write', '--episodes', 2, '--samples', 8,
+                '--iterations', 1) == DONE
+    folder = tmp_path / 'pruned'
+    code = main('prune', '--agent', copied, '--out', folder, '--set', setting)
+    if code == FAILED:
+        assert setting.partition('=')[0] in capsys.readouterr().err
+        return
+    run = load_run(folder)
+    planner = run.config.planner.scaled(8, 1)
+    again = evaluate(run.agent, run.config.env, evaluation_seeds(2), planner)
+    assert run.evaluation['gate']['returns'] == pytest.approx(again.returns, rel=1e-4)
+    if setting.startswith('env'):
+        dense = evaluate(load_run(copied).agent, run.config.env, evaluation_seeds(2), planner)
+        assert run.evaluation['dense']['returns'] == pytest.approx(dense.returns, rel=1e-4)
+
+
+def test_export_and_inspect_a_bundle(answer, trained, tmp_path):
+    facts = answer('export', '--agent', trained, '--out', tmp_path / 'bundle')
+    assert float(facts['torch - onnxruntime']) <= 1e-4
+    seen = answer('inspect', tmp_path / 'bundle')
+    assert (seen['hash'], seen['parameters'], seen['bytes']) == (
+        facts['hash'], facts['parameters'], facts['bytes'])
+    assert (seen['plant'], seen['removed'], seen['parent']) == ('Pendulum-v1', 0.0, None)
+    assert seen['widths']['latent'] == 6 and 'parity' in seen['gates']
+
+
+def test_inspect_an_agent(answer, main, capsys, trained, bundled):
+    facts = answer('inspect', trained)
+    assert (facts['parameters'], facts['updates'], facts['replay']) == (2384, 24, '48 decisions')
+    assert '6 units, 114 parameters each, importance 0.' in facts['latent']
+    assert len([v for v in facts.values() if 'parameters each' in str(v)]) == 12
+    assert main('inspect', bundled) == DONE
+    out = capsys.readouterr().out
+    assert 'return, gate' in out and 'on 2 seeds' in out
+
+
+def test_inspect_a_shipped_agent(answer):
+    assert answer('inspect', 'pendulum_dense')['parameters'] == 1_489_512
+
+
+def test_evaluate(answer, copied):
+    options = ('--agent', copied, '--episodes', 3, '--samples', 8, '--iterations', 1)
+    facts = answer('evaluate', *options)
+    assert not (copied / EVALUATION).exists()
+    assert answer('evaluate', *options, '--write') == facts
+    stored = json.loads((copied / EVALUATION).read_text())['planned']
+    assert facts['worst'] == pytest.approx(min(stored['returns']), abs=0.01)
+    assert facts['95 % interval'] == pytest.approx([stored['low'], stored['high']], abs=0.01)
+    assert stored['planner'] == {'horizon': 2, 'samples': 8, 'iterations': 1}
+
+
+@pytest.mark.parametrize('what', ['trained', 'pruned'])
+def test_report(answer, copied, bundled, tmp_path, what):
+    folder = copied if what == 'trained' else shutil.copytree(bundled, tmp_path / 'pruned')
+    page = Path(answer('report', folder)['report'])
+    assert page == folder / 'report.html' and '</html>' in page.read_text()
+
+
+def test_plain_output_is_a_table(main, capsys, trained, tmp_path):
+    assert main('export', '--agent', trained, '--out', tmp_path / 'b') == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split('  ')[0].strip() for line in lines] == [
+        'bundle', 'hash', 'parameters', 'bytes', 'torch - onnxruntime']
+
+
+def damage(folder):
+    data = (folder / AGENT).read_bytes()
+    (folder / AGENT).write_bytes(data[:len(data) // 2])
+
+
+@pytest.mark.parametrize(('arguments', 'parts'), [
+    (['train', '--config', '{yaml}', '--out', '{tmp}/a', '--set', 'env.id=Pendulm-v1'],
+     ['EnvError', "environment 'Pendulm-v1'", "did you mean 'Pendulum-v1'?"]),
+    (['train', '--config', '{yaml}', '--out', '{tmp}/a', '--set', 'training.epsodes=3'],
+     ['ConfigError', "'training.epsodes'", "did you mean 'episodes'?"]),
+    (['train', '--config', '{yaml}', '--out', '{tmp}/a', '--set', 'training.episodes=[3'],
+     ['ConfigError', 'training.episodes=[3']),
+    (['train', '--config', '{tmp}/none.yaml', '--out', '{tmp}/a'],
+     ['ConfigError', 'there is no such file', 'tiny.yaml']),
+    (['train', '--config', '{yaml}', '--out', '{agent}'],
+     ['AgentError', 'already holds a finished agent']),
+    (['train', '--config', '{yaml}', '--out', '{yaml}/below'],
+     ['PruningError', 'the system refused', 'another --out']),
+    (['prune', '--agent', '{agent}', '--sparsity', '1.5', '--out', '{tmp}/a'],
+     ['ConfigError', "'pruning.sparsity' was set to 1.5", 'from 0 to below 1']),
+    (['prune', '--agent', '{agent}', '--sparsity', '0.99', '--out', '{tmp}/a'],
+     ['GroupError', 'removing 99.0%', 'is what the limits leave room for']),
+    (['prune', '--agent', '{agent}', '--score', 'fischer', '--out', '{tmp}/a'],
+     ['ConfigError', "did you mean 'fisher'?"]),
+    (['prune', '--agent', '{agent}', '--out', '{agent}'],
+     ['AgentError', 'something is there already']),
+    (['prune', '--agent', '{tmp}/none'], ['AgentError', 'there is no such folder', 'train one']),
+    (['prune', '--agent', '{torn}', '--out', '{tmp}/a'],
+     ['AgentError', 'it is damaged (SafetensorError']),
+    (['export', '--agent', '{torn}', '--out', '{tmp}/a'], ['AgentError', 'it is damaged']),
+    (['export', '--agent', 'pendulum_dens', '--out', '{tmp}/a'],
+     ['AgentError', "did you mean 'pendulum_dense'?"]),
+    (['export', '--agent', '{agent}', '--out', '{tmp}'],
+     ['BundleError', 'something else is there']),
+    (['evaluate', '--agent', '{agent}', '--episodes', '0'], ['ConfigError', 'zero episodes']),
+    (['evaluate', '--agent', '{agent}', '--samples', '-5'], ['ConfigError', 'planner.samples']),
+    (['inspect', '{tmp}'], ['AgentError', f'there is no {AGENT} in it']),
+    (['report', '{tmp}/none'], ['AgentError', 'there is no such folder']),
+], ids=lambda v: ' '.join(v[:1] + v[-1:]) if len(v) > 2 and v[1][:2] == '--' else '')
+def test_what_cannot_be_done(said, yaml_file, copied, tmp_path, arguments, parts):
+    """Exit code 2, one line, nothing made."""
+    torn = shutil.copytree(copied, tmp_path / 'torn')
+    damage(torn)
+    places = {'yaml': yaml_file, 'agent': copied, 'torn': torn, 'tmp': tmp_path}
+    before = sorted(tmp_path.rglob('*'))
+    err = said(FAILED, *(a.format(**places) for a in arguments))
+    for part in parts:
+        assert part in err
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('arguments', [[], ['prun'], ['prune'], ['train', '--out', 'a'],
+                                       ['evaluate', '--agent', 'a', '--episodes', 'many']])
+def test_usage(main, capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(*arguments)
+    assert stop.value.code == 2
+    assert 'usage: python -m pruning_core' in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_its_extra(said, monkeypatch, trained, tmp_path):
+    for name in ('pruning_core.export', 'pruning_core.graphs'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    err = said(FAILED, 'export', '--agent', trained, '--out', tmp_path / 'a')
+    assert "'onnx' is not installed" in err and "pip install 'pruned_controller[export]'" in err
+
+
+def start(*arguments):
+    """The program in a process of its own, with a pipe for its standard input."""
+    return subprocess.Popen(
+        [sys.executable, '-m', 'pruning_core', *map(str, arguments)], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+def test_help_and_version_need_no_libraries():
+    code = ("import sys\nfrom pruning_core.cli import parser\nparser().format_help()\n"
+            "print({'torch', 'numpy', 'onnx', 'gymnasium'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout.strip() == 'set()'
+    done = subprocess.run([sys.executable, '-m', 'pruning_core', '--version'], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__
+
+
+def stop_by_stdin(process):
+    process.stdin.close()
+    process.stdin = None
+
+
+def stop_by_both(process):
+    """As a parent that terminates its child and goes away: two interruptions in a row."""
+    process.send_signal(signal.SIGTERM)
+    stop_by_stdin(process)
+
+
+@pytest.mark.parametrize(('command', 'stop', 'message'), [
+    ('train', stop_by_stdin, 'start the same command again to go on'),
+    ('prune', stop_by_both, 'nothing half-written was kept'),
+])
+def test_interrupted(yaml_file, copied, tmp_path, contents, command, stop, message):
+    """Exit code 130, a line that says how to go on, and a folder that allows it."""
+    before, out = contents(copied), tmp_path / 'out'
+    options = {'train': ['--config', yaml_file, '--set', 'training.episodes=5000',
+                         '--set', 'training.evaluate_every=0'],
+               'prune': ['--agent', copied, '--set', 'pruning.recovery_updates=500000']}[command]
+    process = start(command, *options, '--out', out, '--progress', 'json', '--stop-with-stdin')
+    phase = {'train': 'train', 'prune': 'recover'}[command]
+    for line in process.stdout:
+        told = json.loads(line)
+        if told.get('phase') == phase and told['done'] > 2:
+            break
+    stop(process)
+    stdout, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, err
+    assert message in json.loads(stdout.splitlines()[-1])['error']
+    assert message in err and 'Traceback' not in err
+    if command == 'train':
+        assert {p.name for p in out.iterdir()} == {
+            'config.yaml', METRICS, CHECKPOINT, 'checkpoint.previous'}
+    else:
+        assert sorted(p.name for p in tmp_path.iterdir()) == ['agent', 'tiny.yaml']
+        assert contents(copied) == before

@@ -1,0 +1,262 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles compute what torch computes, or are not written."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from pruning_core import export as exporting
+from pruning_core.checkpoint import Run
+from pruning_core.env import describe, make_raw
+from pruning_core.errors import BundleError, ExportMismatch
+from pruning_core.export import TOLERANCE, export, prepare, prove
+from pruning_core.graphs import OPSET, AgentGraphs
+from pruning_core.networks import count_parameters
+from pruning_core.runtime.bundle import (
+    GRAPHS,
+    PLAN_START,
+    PLAN_STEP,
+    POLICY,
+    WORLD_MODEL,
+    open_bundle,
+)
+from pruning_core.runtime.planner import Planner
+
+FIELD = {POLICY: 'policy', WORLD_MODEL: 'world_model', PLAN_START: 'plan', PLAN_STEP: 'plan'}
+
+
+@pytest.fixture
+def drawn(make_agent, tiny, tmp_path):
+    """A run around an agent whose weights are all drawn at random."""
+    def make(*overrides, seed=0):
+        agent = make_agent(*overrides, seed=seed)
+        return Run(tmp_path / 'none', tiny(*overrides), agent, None, None, {})
+
+    return make
+
+
+def spec_of(run):
+    return describe(make_raw(run.config.env.id), run.config.env)
+
+
+class TheSameNoise:
+    """Gives a torch planner the numbers that the bundle's planner draws."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, horizon, plans, actions):
+        return torch.from_numpy(
+            self.rng.standard_normal((horizon, plans, actions), dtype=np.float32))[:, None]
+
+
+@pytest.mark.parametrize('overrides', [
+    [], ['network.activation=elu'], ['planner.horizon=1'],
+    ['planner.horizon=4', 'planner.momentum=0.5', 'planner.temperature=3.0'],
+    ['network.latent=5', 'network.encoder_hidden=7', 'network.hidden=9'],
+    ['planner.policy_samples=1', 'planner.samples=7', 'planner.elites=8'],
+], ids=['plain', 'elu', 'one step', 'four steps', 'odd widths', 'all elites'])
+def test_the_bundle_plans_as_torch_does(drawn, tmp_path, overrides):
+    """Command by command, warm starts included, in the robot's units."""
+    run = drawn(*overrides)
+    bundle, parity = export(run, tmp_path / 'bundle')
+    assert parity.worst <= TOLERANCE
+    runtime = Planner(open_bundle(tmp_path / 'bundle', bundle.hash), seed=5)
+    torch_planner = run.agent.planner(run.config.planner, TheSameNoise(5))
+    rng = np.random.default_rng(0)
+    scale = np.asarray(bundle.manifest.observation.scale, np.float32)
+    for _ in range(6):
+        angle = rng.uniform(-np.pi, np.pi)
+        raw = np.array([np.cos(angle), np.sin(angle), rng.uniform(-8, 8)], np.float32)
+        scaled = torch.from_numpy(raw * scale)[None]
+        plan = runtime.plan(raw)
+        np.testing.assert_allclose(plan.action, 2 * torch_planner.plan(scaled)[0], atol=2e-4)
+        np.testing.assert_allclose(plan.policy_action, 2 * run.agent.policy(scaled)[0], atol=1e-4)
+
+
+def test_a_pruned_agent_keeps_parity(run, tmp_path):
+    from pruning_core.pruner import cut
+    from pruning_core.selection import Limits, select
+
+    graph = run.agent.graph()
+    plan = select(graph, run.importance.unit_scores('combined'), 0.6, Limits(1, 1))
+    cut(run.agent, graph, plan)
+    bundle, parity = export(
+        run, tmp_path / 'bundle', parent='cd' * 32, dense={'parameters': 2384, 'macs': 10**9},
+        gates={'return': {'loss': 0}}, seeds={'pruning': 3})
+    assert parity.worst <= TOLERANCE
+    m = bundle.manifest
+    assert (m.parameters, m.dense_parameters, m.dense_macs) == (
+        plan.parameters_left, 2384, 10**9)
+    assert m.sparsity == pytest.approx(plan.achieved)
+    assert (m.parent, m.seeds) == ('cd' * 32, {'training': 0, 'pruning': 3})
+    assert m.gates == {'parity': parity.worst, 'return': {'loss': 0}}
+
+
+def test_manifest(run, tmp_path):
+    bundle, parity = export(run, tmp_path / 'bundle')
+    m = open_bundle(tmp_path / 'bundle').manifest
+    assert (m.env_id, m.period_s, m.discount, m.reward_scale) == ('Pendulum-v1', 0.05, 0.99, 0.1)
+    assert m.action.names == ('torque',) and m.action.units == ('N m',)
+    assert (m.action.low, m.action.high, m.action.scale) == ((-2.0,), (2.0,), (2.0,))
+    assert m.observation.scale == pytest.approx((1, 1, 0.125))
+    assert m.parameters == m.dense_parameters == count_parameters(run.agent.components)
+    assert m.macs == m.dense_macs and m.parent is None and m.lyapunov.terms[0] == 'atan2(1,0)'
+    assert m.planner.policy_noise == run.config.agent.policy_noise
+    assert m.config == json.loads(json.dumps(dataclasses.asdict(run.config)))
+    assert m.widths['latent'] == 6 and m.opset == OPSET
+    assert parity.probes == 16 and parity.ties < 16
+    assert bundle.hash == open_bundle(tmp_path / 'bundle').hash
+
+
+def test_graphs_hold_only_what_is_needed(run):
+    """Weights once each, standard operators only, the contract in the metadata."""
+    graphs, _, _ = prepare(run)
+    assert set(graphs) == set(GRAPHS)
+    sizes = {name: p.numel() for name, p in run.agent.components.named_parameters()}
+    for name, content in graphs.items():
+        model = onnx.load_from_string(content)
+        assert [(o.domain, o.version) for o in model.opset_import] == [('', 17)]
+        assert not any(i.data_location for i in model.graph.initializer)
+        stored = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer}
+        weights = {n: s for n, s in stored.items() if n in sizes}
+        assert weights == {n: s for n, s in sizes.items() if n in weights}
+        assert sum(stored.values()) - sum(weights.values()) < 60
+        assert {p.key: p.value for p in model.metadata_props} == {
+            'pruned_controller.period_s': '0.05', 'pruned_controller.observations': '3',
+            'pruned_controller.actions': '1', 'pruned_controller.horizon': '2'}, name
+
+
+def test_same_agent_same_bytes(run, tmp_path):
+    one, _ = export(run, tmp_path / 'one')
+    other, _ = export(run, tmp_path / 'other')
+    assert one.hash == other.hash and one.graphs == other.graphs
+
+
+@pytest.mark.parametrize('name', GRAPHS)
+def test_a_graph_of_other_weights_is_told(drawn, name):
+    """Weights that differ by a thousandth, in one graph at a time."""
+    run, wrong = drawn(), drawn()
+    with torch.no_grad():
+        for parameter in wrong.agent.components.parameters():
+            parameter.add_(2e-3)
+    right, _, parity = prepare(run)
+    assert parity.worst <= TOLERANCE and parity.ties < parity.probes
+    found = prove(run, spec_of(run), {**right, name: prepare(wrong)[0][name]})
+    assert getattr(found, FIELD[name]) > TOLERANCE
+    assert all(getattr(found, f) <= TOLERANCE for f in FIELD.values() if f != FIELD[name])
+
+
+@pytest.mark.parametrize('change', [
+    {'temperature': 0.9}, {'momentum': 0.15}, {'min_std': 0.5}, {'max_std': 0.3},
+], ids=lambda c: next(iter(c)))
+def test_a_refit_of_other_settings_is_told(drawn, change):
+    """Settings that are written into the graph of one iteration."""
+    run = drawn('planner.temperature=0.5')
+    wrong = dataclasses.replace(run, config=dataclasses.replace(
+        run.config, planner=dataclasses.replace(run.config.planner, **change)))
+    graphs = {**prepare(run)[0], PLAN_STEP: prepare(wrong)[0][PLAN_STEP]}
+    assert prove(run, spec_of(run), graphs).plan > TOLERANCE
+
+
+class WrongDiscount(AgentGraphs):
+    """Writes another discount than the agent's."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.discount = 0.9
+
+
+class WrongMinimum(AgentGraphs):
+    """Takes q1 for the smaller of both."""
+
+    def _min_q(self, g, pair):
+        return g.component('q1', self.net['q1'], pair)
+
+
+@pytest.mark.parametrize('writer', [WrongDiscount, WrongMinimum])
+def test_a_wrong_writer_is_refused(drawn, tmp_path, monkeypatch, writer, four_parts):
+    monkeypatch.setattr(exporting, 'AgentGraphs', writer)
+    with pytest.raises(ExportMismatch) as error:
+        export(drawn(), tmp_path / 'bundle')
+    four_parts(error, 'torch and onnxruntime differ by', '1e-04', 'nothing was written')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refit_that_nothing_could_prove_is_refused(drawn, tmp_path, monkeypatch):
+    """Values of a thousandth of a tie: the order of plans, and with it the refit, stays open."""
+    class WrongMomentum(AgentGraphs):
+        def plan_step(self):
+            self.planner = dataclasses.replace(self.planner, momentum=0.9)
+            return super().plan_step()
+
+    run = drawn()
+    with torch.no_grad():
+        for name in ('reward', 'q1', 'q2'):
+            last = [m for m in run.agent.components[name] if isinstance(m, nn.Linear)][-1]
+            last.weight.mul_(1e-7)
+    monkeypatch.setattr(exporting, 'AgentGraphs', WrongMomentum)
+    with pytest.raises(ExportMismatch):
+        export(run, tmp_path / 'bundle')
+
+
+@pytest.mark.parametrize(('component', 'bad'), [
+    ('encoder', np.nan), ('policy', np.inf), ('q2', np.nan), ('reward', np.inf),
+    ('dynamics', np.nan)])
+def test_numbers_that_are_not_finite_are_refused(drawn, tmp_path, component, bad, four_parts):
+    run = drawn()
+    with torch.no_grad():
+        run.agent.components[component][-2 if component == 'policy' else -1].bias.fill_(bad)
+        if component == 'policy':  # tanh would hide an infinite bias
+            run.agent.components[component][-2].weight.fill_(np.nan)
+    with pytest.raises(ExportMismatch) as error:
+        export(run, tmp_path / 'bundle')
+    four_parts(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('layer', 'named'), [
+    (nn.GELU(), 'GELU'), (nn.LayerNorm((16,), elementwise_affine=False), 'LayerNorm'),
+    (nn.Dropout(), 'Dropout')], ids=lambda v: v if isinstance(v, str) else '')
+def test_unknown_layers_are_named(drawn, tmp_path, layer, named, four_parts):
+    run = drawn()
+    run.agent.components['reward'][1] = layer
+    with pytest.raises(ExportMismatch) as error:
+        export(run, tmp_path / 'bundle')
+    four_parts(error, "'reward.1'", f'it is a {named}', 'Linear, LayerNorm (affine)')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_is_there_is_left_alone(run, tmp_path, contents, four_parts):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'file').write_text('kept')
+    before = contents(tmp_path)
+    with pytest.raises(BundleError) as error:
+        export(run, tmp_path / 'mine')
+    four_parts(error, 'something else is there')
+    assert contents(tmp_path) == before
+
+
+def test_an_older_bundle_is_replaced(drawn, tmp_path):
+    first, _ = export(drawn(), tmp_path / 'bundle')
+    second, _ = export(drawn(seed=1), tmp_path / 'bundle')
+    assert first.hash != second.hash == open_bundle(tmp_path / 'bundle').hash
+    assert [p.name for p in tmp_path.iterdir()] == ['bundle']
+
+
+def test_exporting_changes_nothing(run, tmp_path):
+    before = copy.deepcopy(run.agent.components.state_dict())
+    state = run.agent.generator.get_state()
+    export(run, tmp_path / 'bundle')
+    assert all(torch.equal(v, before[k]) for k, v in run.agent.components.state_dict().items())
+    assert torch.equal(state, run.agent.generator.get_state())
+    assert all(p.requires_grad for p in run.agent.components.parameters())
