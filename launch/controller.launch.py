@@ -4,14 +4,13 @@
 
     ros2 launch pruned_controller controller.launch.py bundle:=FOLDER
 
-It comes back to active when it is respawned. If it refuses to be configured it says why and stays
-up, unconfigured: correct what it names, then `ros2 lifecycle set /controller configure`.
+If it refuses to be configured it says why and stays up, unconfigured: correct what it names, then
+`ros2 lifecycle set /controller configure`. The launch ends with the node.
 """
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
@@ -37,9 +36,6 @@ ARGUMENTS = [
         'autostart', default_value='true', choices=['true', 'false'],
         description='Configure and activate the node; false leaves that to someone else'),
     DeclareLaunchArgument(
-        'respawn', default_value='false', choices=['true', 'false'],
-        description='Start the node again, a second later, when it has died'),
-    DeclareLaunchArgument(
         'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
         description='Least severity that is logged'),
 ]
@@ -57,22 +53,20 @@ def generate_launch_description():
             {'bundle': ParameterValue(LaunchConfiguration('bundle'), value_type=str)},
         ],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-        respawn=LaunchConfiguration('respawn'),
-        respawn_delay=1.0,
         output='screen',
     )
 
-    def change(transition):
-        return EmitEvent(event=ChangeState(
-            lifecycle_node_matcher=matches_action(controller), transition_id=transition))
+    def change(transition, condition=None):
+        event = ChangeState(lifecycle_node_matcher=matches_action(controller),
+                            transition_id=transition)
+        return EmitEvent(event=event, condition=condition)
 
     autostart = IfCondition(LaunchConfiguration('autostart'))
     return LaunchDescription([
         *ARGUMENTS,
-        RegisterEventHandler(condition=autostart, event_handler=OnProcessStart(
-            target_action=controller, on_start=change(Transition.TRANSITION_CONFIGURE))),
         RegisterEventHandler(condition=autostart, event_handler=OnStateTransition(
             target_lifecycle_node=controller, start_state='configuring', goal_state='inactive',
             entities=[change(Transition.TRANSITION_ACTIVATE)])),
         controller,
+        change(Transition.TRANSITION_CONFIGURE, autostart),
     ])

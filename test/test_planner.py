@@ -170,22 +170,19 @@ def test_the_last_plan_is_the_next_start(line):
     assert torch.equal(planner._mean, kept)
 
 
-def test_plan_zero_is_the_policy_itself(net):
-    """However much noise the policy's other plans get."""
-    seen = []
-    planner = TorchPlanner(net, CONFIG, DISCOUNT, 5.0, SeededNoise([0]))
-    planner.noise = lambda *shape, draw=planner.noise: seen.append(draw(*shape)) or seen[-1]
-    planner.plan(torch.zeros(1, 3))
-    assert [tuple(n.shape) for n in seen] == [(3, 1, 4, 2), (3, 1, 20, 2), (3, 1, 20, 2)]
-    many = dataclasses.replace(CONFIG, policy_samples=1, samples=1, elites=1, iterations=1)
-    alone = TorchPlanner(net, dataclasses.replace(many, momentum=0.0), DISCOUNT, 5.0,
-                         lambda h, n, a: torch.full((h, 1, n, a), -9.0))
-    with torch.no_grad():
-        policy = net['policy'](net['encoder'](torch.zeros(1, 3)))
-        proposed = plan_start(net, torch.zeros(1, 3), torch.zeros(3, 1, 1, 2), DISCOUNT)
-        corner = plan_values(net, proposed.latent, torch.full((3, 1, 2), -1.0), DISCOUNT)
-    chosen = policy if float(proposed.policy_values) > float(corner) else torch.full((1, 2), -1.0)
-    torch.testing.assert_close(alone.plan(torch.zeros(1, 3)), chosen)
+def test_plan_zero_is_the_policy_itself(line):
+    """At the goal the policy's 0 is best; noise drives every other plan to -1."""
+    shapes = []
+
+    def noise(horizon, plans, actions):
+        shapes.append((horizon, plans, actions))
+        return torch.full((horizon, 1, plans, actions), -9.0)
+
+    config = PlannerConfig(horizon=3, samples=6, policy_samples=4, elites=1, iterations=2,
+                           momentum=0.0)
+    planner = TorchPlanner(line, config, DISCOUNT, 5.0, noise)
+    assert planner.plan(torch.ones(1, 1)).tolist() == [[0.0]]
+    assert shapes == [(3, 4, 1), (3, 6, 1), (3, 6, 1)]
 
 
 def test_environments_do_not_disturb_each_other(net):

@@ -355,7 +355,7 @@ def test_any_damage_to_an_archive_is_refused_or_harmless(bundle_and_archive, sto
             headers[place % len(headers)] + (place // len(headers)) % 512)
         data[at] ^= bits
     try:
-        assert unpack(bytes(data), store).hash == bundle().hash
+        assert unpack(bytes(data), store, bundle().hash).graphs == bundle().graphs
     except BundleError as error:
         assert FOUR_PARTS.fullmatch(str(error))
     assert {p.name for p in store.iterdir()} <= {bundle().hash[:16]}
@@ -407,7 +407,7 @@ def archive_of(entries):
 
 @pytest.mark.parametrize('change', [
     lambda e: [*e, entry('../escaped', b'x')],
-    lambda e: [*e, entry('/tmp/escaped', b'x')],
+    lambda e: [*e, entry('/escaped', b'x')],
     lambda e: [*e, entry('sub/policy.onnx', b'x')],
     lambda e: [*e, entry('notes.txt', b'x')],
     lambda e: [*e, e[1]],

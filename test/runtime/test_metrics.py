@@ -45,6 +45,11 @@ def test_summary_agrees_with_numpy(draw):
         assert getattr(found, name) == pytest.approx(exact, rel=0.0051), name
 
 
+@pytest.mark.parametrize(('q', 'value'), [(0, 1), (0.25, 1), (0.26, 2), (0.75, 3), (1, 4)])
+def test_quantile_is_the_smallest_value_that_enough_samples_reach(q, value):
+    assert counted([4, 2, 1, 3]).quantile(q) == pytest.approx(value, rel=0.0051)
+
+
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=40), st.floats(0, 1))
 def test_quantiles_stay_between_extremes_and_rise(values, q):
     stats = counted(values)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pruning_core.errors import BundleError, ConfigError, PruningError
 from pruning_core.export import export
-from pruning_core.planner import TorchPlanner
+from pruning_core.planner import TorchPlanner, plan_start
 from pruning_core.runtime.bundle import PLAN_START, PLAN_STEP, WORLD_MODEL
 from pruning_core.runtime.planner import Planner, session
 
@@ -118,6 +118,18 @@ def test_policy_reward_and_residual_agree_with_torch(made, name):
     assert plan.reward == pytest.approx(reward, abs=1e-4)
     assert math.isnan(plan.residual)
     assert after.residual == pytest.approx(float(gap), abs=1e-4)
+
+
+@pytest.mark.parametrize('name', ['tiny', 'two actions'])
+def test_value_without_refinement_is_that_of_the_policy_in_the_units_of_the_plant(made, name):
+    run, bundle = made(name)
+    observation, = observations(bundle.manifest, 1)
+    scaled = torch.tensor(observation * bundle.manifest.observation.scale, dtype=torch.float32)
+    silence = torch.zeros(2, 1, 1, len(bundle.manifest.action.names))
+    with torch.no_grad():
+        start = plan_start(run.agent.components, scaled[None], silence, bundle.manifest.discount)
+    value = float(start.policy_values) / bundle.manifest.reward_scale
+    assert Planner(bundle).plan(observation, 0.0).value == pytest.approx(value, abs=1e-4)
 
 
 def test_same_seed_same_commands_and_another_seed_others(bundle):
