@@ -210,7 +210,7 @@ class ControllerNode(LifecycleNode):
         super().on_activate(state)
         assert self._active is not None and self._supervisor is not None
         self._active.planner.reset()
-        self._supervisor.reset()
+        self._supervisor.restart()
         self._loop = PeriodicLoop(self._active.bundle.manifest.period_s, self._on_tick,
                                   on_error=self._on_tick_error)
         self._loop.start()

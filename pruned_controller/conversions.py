@@ -25,7 +25,7 @@ METRIC = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-_ENTRY = re.compile(r'(?:(cos|sin)\()?([\w/-]+)\.(position|velocity|effort)(\))?')
+_ENTRY = re.compile(r'(?:(cos|sin)\()?(\w[\w/-]*)\.(position|velocity|effort)(\))?')
 _FUNCTIONS = {None: float, 'cos': math.cos, 'sin': math.sin}
 
 
@@ -93,5 +93,5 @@ class JointMap:
             values = getattr(message, quantity)
             i = index.get(joint)
             if i is not None and i < len(values):
-                out[k] = function(values[i])
+                out[k] = function(values[i]) if math.isfinite(values[i]) else math.nan
         return out

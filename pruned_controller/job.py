@@ -72,7 +72,7 @@ class Job:
                    '--stop-with-stdin']
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            start_new_session=True)
+            errors='replace', start_new_session=True)
         self._write(self.status)
         self._reader = threading.Thread(target=self._read, name='job', daemon=True)
         self._reader.start()
@@ -90,6 +90,7 @@ class Job:
         if self._reader.is_alive():
             self._signal(signal.SIGKILL)
             self._reader.join(2.0)
+        self._signal(signal.SIGKILL)  # whatever of the family did not listen
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -100,17 +101,15 @@ class Job:
         error = ''
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                self._log.write(line)
-                continue
-            if 'result' in record:
+            record = _record(line)
+            if isinstance(record.get('result'), dict):
                 result = record['result']
             elif 'error' in record:
-                error = record['error']
-            elif 'phase' in record:
+                error = str(record['error'])
+            elif record:
                 self._advance(record)
+            else:
+                self._log.write(line)
         code = self._process.wait()
         self._log.close()
         self._finish(code, result, error)
@@ -148,6 +147,19 @@ class Job:
         os.replace(temporary, self.request.folder / RECORD)
 
 
+def _record(line: str) -> dict[str, Any]:
+    """One line of `pruning_core.progress.JsonLines`; empty where it is something else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    progress = isinstance(record.get('phase'), str) and all(
+        isinstance(record.get(k), (int, float)) for k in ('done', 'total'))
+    return record if progress or 'result' in record or 'error' in record else {}
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary folders that a killed child could not remove itself."""
     for left in folder.glob('.run.*'):
@@ -160,11 +172,13 @@ def history(folder: Path) -> list[dict[str, Any]]:
     for record in folder.glob(f'job-*/{RECORD}'):
         try:
             status = json.loads(record.read_text())
-        except (OSError, ValueError):
-            continue
-        if status.get('state') == RUNNING:
+            status = {**status, 'job': int(status['job']), 'state': str(status['state']),
+                      'kind': str(status.get('kind', ''))}
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # damaged since; its folder stays for whoever wants to look
+        if status['state'] == RUNNING:
             sweep(record.parent)
             status['state'], status['eta_s'] = INTERRUPTED, None
             record.write_text(json.dumps(status, indent=1) + '\n')
         found.append(status)
-    return sorted(found, key=lambda s: int(s['job']))
+    return sorted(found, key=lambda s: s['job'])

@@ -15,6 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import rclpy
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterException,
+)
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -42,7 +47,8 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
         executor.add_node(node)
         while rclpy.ok() and not stop.is_set():
             executor.spin_once(timeout_sec=0.2)
-    except PruningError as error:
+    except (PruningError, ParameterException, InvalidParameterTypeException,
+            InvalidParameterValueException) as error:  # rclpy's have no common root
         sys.stderr.write(f'{type(error).__name__}: {error}\n')
         return 2
     except ExternalShutdownException:

@@ -161,10 +161,11 @@ class PlannerConfig:
         """
         samples = samples or self.samples
         share = samples / self.samples
+        proposals = max(1, round(self.policy_samples * share))
         return dataclasses.replace(
             self, samples=samples, iterations=iterations or self.iterations,
-            elites=max(1, round(self.elites * share)),
-            policy_samples=max(1, round(self.policy_samples * share)),
+            elites=min(max(1, round(self.elites * share)), samples + proposals),
+            policy_samples=proposals,
         )
 
 

@@ -166,7 +166,8 @@ def test_demo_ends_with_the_plant(domain, store, tmp_path):
     parameters = yaml.safe_load(store.read_text())
     parameters['/**/plant']['ros__parameters']['env_id'] = 'Nowhere-v0'
     store.write_text(yaml.safe_dump(parameters))
-    started = Started('demo.launch.py', bundle=tmp_path / 'nothing', params_file=store)
+    started = Started('demo.launch.py', bundle=tmp_path / 'nothing', params_file=store,
+                      autostart='false')  # so that the controller does not end it
     started.run()
     assert started.codes['plant_node'] == 2
     assert set(started.codes) == NODES

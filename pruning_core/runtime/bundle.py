@@ -189,16 +189,20 @@ def _place(bundle: Bundle, folder: Path) -> Bundle:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        old = _former(folder)
         if folder.exists():
-            old = temporary.with_name(temporary.name + '.old')
+            shutil.rmtree(old, ignore_errors=True)  # of a write that was cut off at its very end
             os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, folder)
+        os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Bundle(bundle.hash, bundle.manifest, bundle.graphs, bundle.manifest_bytes, folder)
+
+
+def _former(folder: Path) -> Path:
+    """Where a bundle lies for the moment in which another one takes its name."""
+    return folder.with_name(f'.{folder.name}.former')
 
 
 def open_bundle(path: str | Path, expect_hash: str | None = None) -> Bundle:
@@ -213,6 +217,8 @@ def open_bundle(path: str | Path, expect_hash: str | None = None) -> Bundle:
     """
     path = Path(path)
     asked = f"bundle '{path}' was asked for"
+    if not path.exists() and _former(path).is_dir():
+        os.replace(_former(path), path)  # the writer died between its two renames
     if not path.is_dir():
         raise BundleError(
             explain(asked, 'there is no such folder', 'a folder that holds ' + MANIFEST,
@@ -312,14 +318,14 @@ def _verified(data: bytes, graphs: Mapping[str, bytes], where: str,
                     'publish or copy it again')
         )
     try:
-        values = json.loads(data)
+        values = json.loads(data, parse_constant=_no_number)
         schema = values['schema']
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(
             explain(asked, f'{MANIFEST} cannot be read ({type(error).__name__}: {error})',
                     'the JSON that export wrote', 'export the bundle again')
         ) from error
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise BundleError(
             explain(asked, f'its schema version is {schema}', f'version {SCHEMA}',
                     'export it again with this version of pruned_controller')
@@ -350,14 +356,20 @@ def _parse(values: Mapping[str, Any], asked: str) -> Manifest:
             fields['lyapunov'] = Lyapunov.from_json(fields['lyapunov'])
         manifest = Manifest(**fields)
         _check(manifest)
+        if json.loads(json.dumps(manifest.to_json())) != values:
+            raise ValueError('a field is unknown, or its value of another type')
     except BundleError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleError(
             explain(asked, f'{MANIFEST} does not hold what it must ({error})',
                     'the fields of runtime.bundle.Manifest', 'export the bundle again')
         ) from error
     return manifest
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f'{name} is no JSON')
 
 
 def _signal(values: Mapping[str, Any]) -> Signal:
@@ -381,6 +393,25 @@ def _signal(values: Mapping[str, Any]) -> Signal:
 def _check(manifest: Manifest) -> None:
     """Check what a damaged or hand-made manifest could still get wrong."""
     p = manifest.planner
+    kinds: dict[type | tuple[type, ...], tuple[str, ...]] = {
+        str: ('env_id',), int: ('parameters', 'dense_parameters', 'macs', 'dense_macs', 'opset'),
+        dict: ('widths', 'gates', 'config', 'seeds'), (str, type(None)): ('parent',),
+    }
+    for kind, names in kinds.items():
+        for name in names:
+            value = getattr(manifest, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TypeError(f'{name} is {value!r}')
+    if not 0 <= manifest.discount < 1:
+        raise ValueError(f'discount is {manifest.discount!r}, not from 0 to below 1')
+    for name in ('temperature', 'momentum', 'policy_noise'):
+        if not 0 <= getattr(p, name) < math.inf:
+            raise ValueError(f'planner.{name} is {getattr(p, name)!r}, not 0 or more')
+    candidate = manifest.lyapunov
+    if candidate is not None and (
+            candidate.needs > len(manifest.observation.names)
+            or candidate.goal_action.shape != (len(manifest.action.names),)):
+        raise ValueError('the stability candidate is for other observations or actions')
     positive = {
         'period_s': manifest.period_s, 'reward_scale': manifest.reward_scale,
         'parameters': manifest.parameters, 'dense_parameters': manifest.dense_parameters,

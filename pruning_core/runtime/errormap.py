@@ -82,7 +82,7 @@ class Lyapunov:
     decrease: float
     ball: float
     _read: tuple[Term, ...] = field(init=False, repr=False)
-    _needs: int = field(init=False, repr=False)
+    needs: int = field(init=False, repr=False)  # observations that the terms read
 
     def __post_init__(self) -> None:
         """Check shapes and numbers.
@@ -92,7 +92,7 @@ class Lyapunov:
         """
         read = [read_term(t) for t in self.terms]
         object.__setattr__(self, '_read', tuple(function for function, _ in read))
-        object.__setattr__(self, '_needs', 1 + max((index for _, index in read), default=0))
+        object.__setattr__(self, 'needs', 1 + max((index for _, index in read), default=0))
         for name in ('P', 'K', 'goal_action'):
             array = np.asarray(getattr(self, name), float)
             array.setflags(write=False)
@@ -123,10 +123,10 @@ class Lyapunov:
         Raises:
             BundleError: the observation is too short for the terms.
         """
-        if len(observation) < self._needs:
+        if len(observation) < self.needs:
             raise BundleError(
                 explain('an error was computed', f'{len(observation)} observations',
-                        f'{self._needs} or more, for terms {", ".join(self.terms)}',
+                        f'{self.needs} or more, for terms {", ".join(self.terms)}',
                         'use the bundle with the plant it was made for')
             )
         return np.array([term(observation) for term in self._read])
@@ -153,7 +153,7 @@ class Lyapunov:
             return cls(tuple(str(t) for t in values['terms']), np.asarray(values['P'], float),
                        np.asarray(values['K'], float), np.asarray(values['goal_action'], float),
                        values['steps'], float(values['decrease']), float(values['ball']))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(
                 explain('a stability candidate was read', f'it is not whole ({error!r})',
                         'the fields of runtime.errormap.Lyapunov', 'export the bundle again')

@@ -97,9 +97,10 @@ class PeriodicLoop:
         Raises:
             ConfigError: the period is not a positive number.
         """
-        if not (math.isfinite(period_s) and period_s > 0):
+        if not (math.isfinite(period_s) and round(period_s * 1e9) > 0):
             raise ConfigError(
-                explain(f'a control period of {period_s} s was asked for', 'not above 0',
+                explain(f'a control period of {period_s} s was asked for',
+                        'less than a nanosecond, or no number',
                         'seconds above 0', 'correct the period')
             )
         self._period_ns = round(period_s * 1e9)

@@ -58,7 +58,7 @@ class LatencyStats:
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        if not seconds >= 0:
+        if not 0 <= seconds < math.inf:
             self.rejected += 1
             return
         place = int(math.log(seconds / _FIRST_S) * _PER_E) if seconds > _FIRST_S else 0

@@ -29,6 +29,11 @@ from pruning_core.runtime.bundle import (
 )
 
 Array = npt.NDArray[np.float32]
+_INPUTS = {
+    PLAN_START: {'observation', 'noise'},
+    PLAN_STEP: {'latent', 'mean', 'std', 'noise', 'policy_actions', 'policy_values', 'elites'},
+    WORLD_MODEL: {'observation', 'latent', 'action'},
+}
 _FORGETTING = 0.98  # per plan; how fast the slowest iteration seen is forgotten
 
 
@@ -128,12 +133,19 @@ class Planner:
         self._slowest_s = 0.0
 
     def _check_contract(self, bundle: Bundle) -> None:
-        """Compare the shapes and the metadata of the graphs with the manifest."""
+        """Compare the inputs and the metadata of the graphs with the manifest."""
         m = bundle.manifest
         expected = contract(m.period_s, len(m.observation.names), len(m.action.names),
                             m.planner.horizon)
         opened = {PLAN_START: self._start, PLAN_STEP: self._step, WORLD_MODEL: self._model}
         for name, graph in opened.items():
+            inputs = {i.name for i in graph.get_inputs()}
+            if inputs != _INPUTS[name]:
+                raise BundleError(
+                    explain(f'{name} of bundle {bundle.hash[:16]} was loaded',
+                            f'its inputs are {", ".join(sorted(inputs))}',
+                            ', '.join(sorted(_INPUTS[name])), 'export the bundle again')
+                )
             found = graph.get_modelmeta().custom_metadata_map
             wrong = {k: (found.get(k), v) for k, v in expected.items() if found.get(k) != v}
             if wrong:
@@ -156,10 +168,13 @@ class Planner:
             observation: (O,) in the robot's units.
             budget_s: seconds to stay within, if at least the first graph does; None for all
                 iterations.
+
+        Raises:
+            ConfigError: the observation has another shape.
         """
         began = self._clock()
         s = self.settings
-        self._observation[0] = observation
+        self._observation[0] = self._checked(observation)
         self._rng.standard_normal(dtype=np.float32, out=self._policy_noise)
         self._policy_noise *= self.manifest.planner.policy_noise
         self._policy_noise[:, 0] = 0  # plan 0 is the policy itself
@@ -183,7 +198,8 @@ class Planner:
         if done == 0:
             mean = policy_actions[:, 0]
             self._slowest_s *= _FORGETTING  # or one long stall would end planning for good
-        self._mean = mean
+        # One plan that is not finite must not spoil all later ones through the warm start.
+        self._mean = mean if np.isfinite(mean).all() else np.zeros_like(mean)
         action = np.clip(mean[0], -1, 1)
         encoded, predicted, reward = self._model.run(
             ['encoded', 'next_latent', 'reward'],
@@ -208,6 +224,16 @@ class Planner:
         self.reset()
         return slowest
 
+    def _checked(self, observation: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        values = np.asarray(observation, float)
+        names = self.manifest.observation.names
+        if values.shape != (len(names),):
+            raise ConfigError(
+                explain('a plan was asked for', f'an observation of shape {values.shape}',
+                        f'({len(names)},): {", ".join(names)}', 'give one number for each')
+            )
+        return values
+
     def _shifted(self) -> Array:
         """The last plan, moved on by one decision."""
         mean = np.zeros_like(self._mean)
@@ -229,9 +255,10 @@ def _settings(defaults: PlannerSettings, samples: int, iterations: int) -> Plann
         )
     samples = samples or defaults.samples
     share = samples / defaults.samples
+    proposals = max(1, round(defaults.policy_samples * share))
+    elites = min(max(1, round(defaults.elites * share)), samples + proposals)
     return replace(defaults, samples=samples, iterations=iterations or defaults.iterations,
-                   elites=max(1, round(defaults.elites * share)),
-                   policy_samples=max(1, round(defaults.policy_samples * share)))
+                   elites=elites, policy_samples=proposals)
 
 
 def contract(period_s: float, observations: int, actions: int, horizon: int) -> dict[str, str]:

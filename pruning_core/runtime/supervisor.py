@@ -94,15 +94,20 @@ class Supervisor:
         self.settings, self._fallback = settings, fallback
         self._low, self._high = np.asarray(manifest.action.low), np.asarray(manifest.action.high)
         self._width = len(manifest.observation.names)
-        self._last = fallback.act(None)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything, the last command too, as when control begins."""
+        self._last = self._fallback.act(None)
         self._started = False
+        self._latched = ''
         self.reset()
 
     def reset(self) -> None:
         """Leave the fallback at the next good tick."""
+        self._blend = self.settings.blend_ticks if self._latched else 0
         self._latched = ''
         self._bad_ticks = self._good_ticks = self._misses = 0
-        self._blend = 0
 
     def problem(self, observation: npt.ArrayLike | None, age_s: float) -> str:
         """Say why an observation cannot be used; empty where it can."""
