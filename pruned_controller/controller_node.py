@@ -26,6 +26,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String, UInt8MultiArray, UInt64
 from std_srvs.srv import Trigger
@@ -81,6 +82,7 @@ class ControllerNode(LifecycleNode):
         """Declare parameters; everything else waits for `configure`."""
         super().__init__('controller')
         declare(self, CONTROLLER)
+        self.add_post_set_parameters_callback(self._on_parameters)
         self._settings: dict[str, Any] = {}
         self._loop: PeriodicLoop | None = None
         self._observed: Observed | None = None
@@ -349,11 +351,21 @@ class ControllerNode(LifecycleNode):
         return Active(planner, StabilityMonitor(m.lyapunov), bundle, origin, LatencyStats(),
                       LatencyStats(), LatencyStats(), dict.fromkeys(Mode, 0))
 
-    def _offer(self, bundle: Bundle, origin: str) -> str:
+    def _on_parameters(self, parameters: list[Parameter]) -> None:
+        """Take what changed: the budget at the next tick, another size of plan like a bundle."""
+        if not self._settings:
+            return  # `configure` reads them all
+        changed = {p.name: p.value for p in parameters if p.name in self._settings}
+        self._settings = {**self._settings, **changed}
+        active = self._pending or self._active
+        if active is not None and changed.keys() & {'planner.samples', 'planner.iterations'}:
+            self._offer(active.bundle, 'parameters', again=True)
+
+    def _offer(self, bundle: Bundle, origin: str, again: bool = False) -> str:
         """Prepare a bundle and hand it to the loop; returns what happened."""
         with self._preparing:
             newest = self._pending or self._active
-            if newest is not None and newest.bundle.hash == bundle.hash:
+            if newest is not None and newest.bundle.hash == bundle.hash and not again:
                 return f'bundle {bundle.hash[:16]} is already in use'
             prepared = self._prepare(bundle, origin)
             if self._loop is not None and self._loop.alive:
@@ -444,6 +456,8 @@ class ControllerNode(LifecycleNode):
         mode = self._decision.mode if self._decision else Mode.FALLBACK
         if loop is None:
             status.level, status.message = DiagnosticStatus.OK, 'inactive'
+        elif not loop.alive:
+            status.level, status.message = DiagnosticStatus.ERROR, 'the control loop has ended'
         elif mode in (Mode.HOLD, Mode.FALLBACK):
             status.level = DiagnosticStatus.ERROR
             status.message = f'{mode.value}: {self._decision.reason if self._decision else ""}'

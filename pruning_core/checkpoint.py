@@ -97,11 +97,12 @@ def save_run(folder: Path, config: Config, agent: Agent, importance: ImportanceT
         **{f'targets.{k}': v.contiguous() for k, v in agent.targets.state_dict().items()},
     }
     header = {'widths': json.dumps(agent.widths.to_json()), 'updates': str(agent.updates)}
-    _write_bytes(folder / AGENT, tensors_to_bytes(tensors, metadata=header))
     if importance is not None:
         _write_bytes(folder / IMPORTANCE, tensors_to_bytes(importance.state_dict()))
     if replay is not None:
         _write_bytes(folder / REPLAY, arrays_to_bytes(replay.to_arrays()))
+    # Last: with it the folder counts as finished.
+    _write_bytes(folder / AGENT, tensors_to_bytes(tensors, metadata=header))
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -142,6 +143,10 @@ def load_run(folder: str | Path) -> Run:
         replay = None
         if (folder / REPLAY).is_file():
             replay = Replay.from_arrays(load_arrays(folder / REPLAY))
+            found = replay.observations().shape[1], replay.actions().shape[1]
+            if found != (widths.observations, widths.actions):
+                raise ValueError(f'{REPLAY} has {found[0]} observations and {found[1]} actions, '
+                                 f'the agent {widths.observations} and {widths.actions}')
         evaluation = {}
         if (folder / EVALUATION).is_file():
             evaluation = json.loads((folder / EVALUATION).read_text())

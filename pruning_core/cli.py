@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning_core import __version__
-from pruning_core.errors import GateError, MissingExtra, PruningError, explain
+from pruning_core.errors import ConfigError, GateError, MissingExtra, PruningError, explain
 from pruning_core.progress import Bar, JsonLines
 
 if TYPE_CHECKING:  # the commands import what they need, so that --help is instant
@@ -109,7 +109,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     if getattr(options, 'nice', 0):
         os.nice(options.nice)
     if getattr(options, 'stop_with_stdin', False):
@@ -143,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(signum: int, frame: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning up short
     raise KeyboardInterrupt
 
 
@@ -241,6 +244,13 @@ def _prune(options: argparse.Namespace) -> int:
     for name in ('sparsity', 'score'):
         if getattr(options, name) is not None:
             overrides.append(f'pruning.{name}={getattr(options, name)}')
+    for text in overrides:
+        if not text.startswith(('pruning.', 'planner.')):
+            raise ConfigError(
+                explain(f"override '{text}' was given", 'it would change what the agent is',
+                        'settings of the sections pruning and planner',
+                        'train another agent with it')
+            )
     settings = config.from_dict(config.override(config.to_dict(run.config), overrides))
     run = dataclasses.replace(run, config=settings)
     folder = options.out or Path('runs') / (

@@ -114,6 +114,9 @@ class AgentConfig:
         _require(self.horizon >= 1, 'agent.horizon', self.horizon, '1 or more')
         _require(self.batch_size >= 1, 'agent.batch_size', self.batch_size, '1 or more')
         _require(self.learning_rate > 0, 'agent.learning_rate', self.learning_rate, 'above 0')
+        _require(self.clip_norm > 0, 'agent.clip_norm', self.clip_norm, 'above 0')
+        for name in ('consistency_weight', 'reward_weight', 'value_weight', 'policy_noise'):
+            _require(getattr(self, name) >= 0, f'agent.{name}', getattr(self, name), '0 or more')
         _require(0 <= self.discount < 1, 'agent.discount', self.discount, 'from 0 to below 1')
         _require(0 < self.tau <= 1, 'agent.tau', self.tau, 'above 0, at most 1')
         _require(self.policy_every >= 1, 'agent.policy_every', self.policy_every, '1 or more')
@@ -148,6 +151,7 @@ class PlannerConfig:
             _require(getattr(self, name) >= 1, f'planner.{name}', getattr(self, name), '1 or more')
         _require(self.elites <= self.samples + self.policy_samples, 'planner.elites', self.elites,
                  'at most samples + policy_samples')
+        _require(self.temperature >= 0, 'planner.temperature', self.temperature, '0 or more')
         _require(0 <= self.momentum < 1, 'planner.momentum', self.momentum, 'from 0 to below 1')
         _require(0 < self.min_std <= self.max_std, 'planner.min_std', self.min_std,
                  'above 0, at most planner.max_std')
@@ -201,6 +205,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _require(self.seed >= 0, 'training.seed', self.seed, '0 or more')
+        _require(self.collect_samples >= 0, 'training.collect_samples', self.collect_samples,
+                 '0 or more')
         _require(self.episodes >= 1, 'training.episodes', self.episodes, '1 or more')
         _require(1 <= self.random_episodes <= self.episodes, 'training.random_episodes',
                  self.random_episodes, 'from 1 to training.episodes')
@@ -277,6 +284,11 @@ class PruningConfig:
                 )
         _require(0 <= self.coupling_share <= 1, 'pruning.coupling_share', self.coupling_share,
                  'from 0 to 1')
+        _require(self.seed >= 0, 'pruning.seed', self.seed, '0 or more')
+        _require(self.distillation >= 0, 'pruning.distillation', self.distillation, '0 or more')
+        for name in ('gate_samples', 'gate_iterations'):
+            _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name),
+                     "0 or more; 0 is the planner's own")
         _require(self.multiple >= 1, 'pruning.multiple', self.multiple, '1 or more')
         _require(self.floor >= 1, 'pruning.floor', self.floor, '1 or more')
         _require(self.recovery_updates >= 0, 'pruning.recovery_updates', self.recovery_updates,
@@ -380,14 +392,26 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
     return from_dict(override(values, overrides))
 
 
-def override(values: dict[str, Any], overrides: typing.Sequence[str]) -> dict[str, Any]:
+def _read_value(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            explain(f"override '{text}' was given",
+                    f'its value is no YAML ({" ".join(str(error).split())})',
+                    'section.key=value, such as pruning.sparsity=0.5', 'write it so')
+        ) from error
+
+
+def override(values: Any, overrides: typing.Sequence[str]) -> Any:
     """Return `values` with `section.key=value` strings applied.
 
     Raises:
         ConfigError: an override that is not of this form.
     """
-    result = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()} \
-        if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        return values  # `from_dict` says what it should have been
+    result = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
     for text in overrides:
         key, equals, value = text.partition('=')
         section, dot, name = key.partition('.')
@@ -398,7 +422,7 @@ def override(values: dict[str, Any], overrides: typing.Sequence[str]) -> dict[st
             )
         result.setdefault(section, {})
         if isinstance(result[section], dict):
-            result[section][name] = yaml.safe_load(value)
+            result[section][name] = _read_value(text, value)
     return result
 
 

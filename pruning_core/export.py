@@ -203,6 +203,13 @@ def _step_gap(run: Run, step: Any, start: Start, rng: np.random.Generator) -> fl
         'policy_actions': start.policy_actions[:, 0].numpy(),
         'policy_values': start.policy_values[0].numpy(), 'elites': np.asarray([p.elites])})
     values = _gap(found[3], expected.elite_values[0])
+    # The refit, from the graph's own elites: proven whichever of equally good plans they are.
+    elite, value = torch.from_numpy(found[2]), torch.from_numpy(found[3])
+    weight = torch.softmax(p.temperature * (value - value[:1]), dim=0)[None, :, None]
+    centre = (weight * elite).sum(1)
+    spread = (weight * (elite - centre[:, None]) ** 2).sum(1).sqrt().clamp(p.min_std, p.max_std)
+    values = max(values, _gap(found[1], spread), _gap(
+        found[0], p.momentum * torch.from_numpy(mean) + (1 - p.momentum) * centre))
     if len(best) > p.elites and float(best[p.elites - 1] - best[p.elites]) < _TIE:
         return None if values <= TOLERANCE else values
     return max(values, _gap(found[0], expected.mean[:, 0]), _gap(found[1], expected.std[:, 0]))

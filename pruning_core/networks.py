@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning_core.config import NetworkConfig
+from pruning_core.config import ACTIVATIONS, NetworkConfig
 from pruning_core.errors import AgentError, explain
 
 COMPONENTS = ('encoder', 'dynamics', 'reward', 'q1', 'q2', 'policy')
@@ -74,12 +74,21 @@ class Widths:
         """
         try:
             fields: dict[str, Any] = {
-                k: tuple(int(n) for n in v) if isinstance(v, (list, tuple)) else v
-                for k, v in values.items()}
-            return cls(**fields)
-        except (TypeError, ValueError) as error:
+                k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
+            widths = cls(**fields)
+            for name in COMPONENTS:
+                if not isinstance(getattr(widths, name), tuple):
+                    raise TypeError(f'{name} is {getattr(widths, name)!r}')
+            sizes = [widths.observations, widths.actions, widths.latent,
+                     *(n for name in COMPONENTS for n in getattr(widths, name))]
+            if not all(type(n) is int and n >= 1 for n in sizes):
+                raise ValueError(f'sizes are {sizes}')
+            if widths.activation not in ACTIVATIONS:
+                raise ValueError(f'activation is {widths.activation!r}')
+            return widths
+        except (TypeError, ValueError, AttributeError) as error:
             raise AgentError(
-                explain('widths of an agent were read', f'{dict(values)!r} ({error})',
+                explain('widths of an agent were read', f'{values!r} ({error})',
                         'the fields of networks.Widths', 'take the file that training wrote')
             ) from error
 

@@ -25,9 +25,9 @@ def silent(phase: str, done: int, total: int, /, **facts: float | str) -> None:
 class JsonLines:
     """One JSON object per report, at most ten a second and always the last of a phase."""
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
-        """Write to `stream`."""
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Write to `stream`; None is standard output as it is now."""
+        self._stream = stream or sys.stdout
         self._last = 0.0
 
     def __call__(self, phase: str, done: int, total: int, /, **facts: float | str) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_core import checkpoint as files
+from pruning_core import config as configuration
 from pruning_core import importance as scoring
 from pruning_core.agent import Agent
 from pruning_core.checkpoint import Run
@@ -68,7 +69,7 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int) -> dict[str, np
     """Scores per unit under one of `config.SCORES`.
 
     Raises:
-        AgentError: the score is gathered in training and the folder has none.
+        AgentError: the score is gathered in training and the folder has none, or none yet.
     """
     if score == 'l1':
         return scoring.magnitude(graph, dict(run.agent.components.items()))
@@ -79,7 +80,16 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int) -> dict[str, np
             explain(f"score '{score}' was asked for", f"'{run.folder}' has no importance",
                     'l1 or random for such an agent', 'choose one, or train with this package')
         )
-    return run.importance.unit_scores(score)
+    scores = run.importance.unit_scores(score)
+    empty = [name for name, values in scores.items() if not np.isfinite(values).any()]
+    if empty:
+        raise AgentError(
+            explain(f"score '{score}' was asked for",
+                    f'nothing was measured yet for {", ".join(empty)}',
+                    'an agent trained for more updates than importance.warmup',
+                    'train longer, or choose l1 or random')
+        )
+    return scores
 
 
 def cut(agent: Agent, graph: UnitGraph, plan: Plan) -> float:
@@ -130,14 +140,14 @@ def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
     try:
-        result = _prune(run, settings, work, parent, progress, began)
-    except GateError:
+        try:
+            result = _prune(run, settings, work, parent, progress, began)
+        except GateError:
+            _publish(work, folder)
+            raise
         _publish(work, folder)
-        raise
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    _publish(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # gone already where it was published
     return dataclasses.replace(
         result, folder=folder,
         bundle=dataclasses.replace(result.bundle, path=folder / BUNDLE))
@@ -145,9 +155,16 @@ def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None
 
 def _publish(work: Path, folder: Path) -> None:
     work.chmod(0o755)
-    if folder.is_dir():
-        folder.rmdir()
-    work.rename(folder)
+    try:
+        if folder.is_dir():
+            folder.rmdir()
+        work.rename(folder)
+    except OSError as error:
+        raise AgentError(
+            explain(f"the pruned agent was to be put into '{folder}'",
+                    f'something has come there meanwhile ({error.strerror})',
+                    'a new or empty folder', 'prune again with another --out')
+        ) from error
 
 
 def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
@@ -227,7 +244,10 @@ def _reference(run: Run, seeds: tuple[int, ...], planner: PlannerConfig, progres
     stored = run.evaluation.get('planned')
     budget = {'horizon': planner.horizon, 'samples': planner.samples,
               'iterations': planner.iterations}
-    if stored and stored.get('planner') == budget and tuple(stored['seeds'][:len(seeds)]) == seeds:
+    before = configuration.load(run.folder / files.CONFIG) if stored else run.config
+    same = (before.env, before.planner) == (run.config.env, run.config.planner)
+    if stored and same and stored.get('planner') == budget and seeds == tuple(
+            stored['seeds'][:len(seeds)]):
         return Evaluation(seeds, tuple(stored['returns'][:len(seeds)]), budget)
 
     def relabelled(_phase: str, done: int, total: int, /, **facts: float | str) -> None:

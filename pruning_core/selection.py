@@ -87,7 +87,7 @@ class Plan:
                 'removed': {k: tuple(int(i) for i in v) for k, v in values['removed'].items()},
                 'skipped': tuple((str(g), str(r)) for g, r in values['skipped']),
             })
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GroupError(
                 explain('a plan was read', f'it is not whole ({error})',
                         'the fields that Plan.to_json writes', 'take the file that pruning wrote')
@@ -141,6 +141,11 @@ def select(graph: UnitGraph, scores: Mapping[str, Array], sparsity: float,
                         f'{len(scores.get(group.name, ()))} of {group.size}',
                         'one score per unit', 'measure importance on this very model')
             )
+    if allocation not in ('uniform', 'global'):
+        raise GroupError(
+            explain(f"allocation '{allocation}' was asked for", 'it is not known',
+                    'uniform, global', 'choose one of these')
+        )
     wanted_of = _uniform(graph) if allocation == 'uniform' else _global(graph, scores)
     total = graph.parameters
 
@@ -194,11 +199,11 @@ def _allowed(group: Group, wanted: int, limits: Limits) -> int:
         wanted = round(limits.coupling_share * wanted)
     if group.name in limits.protect or wanted <= 0:
         return 0
-    kept = group.size - wanted
+    kept = max(group.size - wanted, limits.floor, 1)
     if group.size >= limits.multiple:
-        kept = max(limits.multiple, limits.multiple * round(kept / limits.multiple))
-    kept = min(group.size, max(kept, limits.floor, 1))
-    return group.size - kept
+        least = limits.multiple * math.ceil(max(limits.floor, 1) / limits.multiple)
+        kept = max(least, limits.multiple * round(kept / limits.multiple))
+    return group.size - min(group.size, kept)
 
 
 def _uniform(graph: UnitGraph) -> Callable[[float], dict[str, int]]:

@@ -40,9 +40,13 @@ def pendulum(period_s: float) -> Lyapunov:
     The environment integrates semi-implicitly: w' = w + (3g/2l sin(th) + 3/(ml2) u) dt, then
     th' = th + w' dt; its cost is th2 + 0.1 w2 + 0.001 u2.
     """
-    dt = period_s
-    a = np.array([[1 + 15 * dt * dt, dt], [15 * dt, 1.0]])
-    b = np.array([[3 * dt * dt], [3 * dt]])
+    steps = max(1, round(period_s / 0.05))
+    dt = period_s / steps
+    once = np.array([[1 + 15 * dt * dt, dt], [15 * dt, 1.0]])
+    push = np.array([[3 * dt * dt], [3 * dt]])
+    a, b = np.eye(2), np.zeros((2, 1))
+    for _ in range(steps):  # the plant steps several times on one command
+        a, b = once @ a, once @ b + push
     p, k = riccati(a, b, np.diag([1.0, 0.1]), np.array([[0.001]]))
     return Lyapunov(terms=('atan2(1,0)', '2'), P=p, K=k, goal_action=np.zeros(1), steps=20,
                     decrease=0.1, ball=1e-2 * float(np.trace(p)))

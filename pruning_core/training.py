@@ -34,6 +34,11 @@ from pruning_core.runtime.metrics import JsonlWriter
 _EVALUATION_SEED = 500  # learning-curve seeds; apart from training's and from the fixed ones
 
 
+def _episode_seed(seed: int, episode: int) -> int:
+    """Seeds below 10,000 that evaluation uses, and those of other trainings, are left out."""
+    return seed * 100_000 + (episode if episode < _EVALUATION_SEED else 10_000 + episode)
+
+
 class Trainer:
     """One training run in one folder."""
 
@@ -108,7 +113,7 @@ class Trainer:
         if t.collect_samples:
             plan = self.agent.planner(
                 c.planner.scaled(t.collect_samples, t.collect_iterations), self.noise).plan
-        observation = self.env.reset(t.seed * 100_000 + self.episode)
+        observation = self.env.reset(_episode_seed(t.seed, self.episode))
         observations, actions, rewards = [observation], [], []
         terminated = truncated = False
         while not (terminated or truncated):

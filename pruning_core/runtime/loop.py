@@ -10,6 +10,7 @@ arrival of observations.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -155,7 +156,8 @@ class PeriodicLoop:
             self._tick(Tick(self.ticks, due, start, self._skipped_before, self._period_ns * 1e-9))
         except Exception as error:
             self.errors += 1
-            self._on_error(error)
+            with contextlib.suppress(Exception):  # whatever happens, the next tick comes
+                self._on_error(error)
         self.ticks += 1
         due += self._period_ns + self._slew_ns
         self._slew_ns = 0
