@@ -63,11 +63,10 @@ def test_prune_by_service_call_swap_and_control(system):
     system.until('the swap', lambda: observer.model.get('hash') == result['hash'])
     published = open_bundle(result['bundle'])
     assert published.hash == result['hash']
-    assert published.manifest.parent is None or published.manifest.parent == dense.hash
     assert published.manifest.parameters <= 0.05 * dense.manifest.parameters
     assert published.manifest.gates['return']['loss'] <= 0.1
     assert observer.model['parameters'] == published.manifest.parameters
-    kept = open_bundle(system.folder / 'bundles' / result['hash'])
+    kept = open_bundle(system.folder / 'bundles' / result['hash'][:16])
     assert kept.hash == published.hash, 'the robot keeps what it received'
 
     after = controlled(system)
