@@ -13,6 +13,7 @@ help:
 	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
+	@echo 'make bench   the best return that the pendulum allows, beside which ours stands'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
 
 setup:
@@ -30,6 +31,9 @@ lint: setup
 
 test: setup lint
 	@$(IN_VENV) python -m pytest $(ARGS)
+
+bench: setup
+	@$(IN_VENV) python benchmarks/pendulum_optimum.py --episodes 100
 
 clean:
 	rm -rf build install log dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

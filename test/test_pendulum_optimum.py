@@ -1,0 +1,44 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The dynamic programme's plant is Gymnasium's; its interpolation is exact where it must be."""
+
+import importlib.util
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+PATH = Path(__file__).resolve().parent.parent / 'benchmarks' / 'pendulum_optimum.py'
+
+
+@pytest.fixture(scope='module')
+def optimum():
+    spec = importlib.util.spec_from_file_location('pendulum_optimum', PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_its_equations_are_those_of_the_environment(optimum):
+    env = gymnasium.make('Pendulum-v1')
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        angle, speed, torque = rng.uniform([-4, -8, -2], [4, 8, 2])
+        env.reset(seed=0)
+        env.unwrapped.state = np.array([angle, speed])
+        _, reward, *_ = env.step(np.array([torque], np.float32))
+        found = optimum.step(angle, speed, np.float32(torque))
+        np.testing.assert_allclose(found, [*env.unwrapped.state, reward], rtol=1e-5, atol=1e-6)
+
+
+def test_interpolation_is_exact_on_linear_functions(optimum):
+    rng = np.random.default_rng(1)
+    angle, speed = rng.uniform(-3, 3, 200), rng.uniform(-8, 8, 200)
+    grid = np.meshgrid(np.linspace(-np.pi, np.pi, optimum.ANGLES),
+                       np.linspace(-8, 8, optimum.SPEEDS), indexing='ij')
+    index, weight = optimum.corners(angle, speed)
+    table = (2 * grid[0] - 3 * grid[1] + 1).ravel()
+    np.testing.assert_allclose((weight * table[index]).sum(0), 2 * angle - 3 * speed + 1,
+                               atol=1e-4)
+    np.testing.assert_allclose(weight.sum(0), 1, atol=1e-6)
