@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--sparsity', type=float, default=0.95,
                    help='share of the parameters to remove (default: %(default)s)')
     p.add_argument('--score', default='combined', help='importance (default: %(default)s)')
-    p.add_argument('--recovery-updates', type=int, default=1000,
+    p.add_argument('--recovery-updates', type=int, default=2000,
                    help='gradient updates after the cut (default: %(default)s)')
     p.add_argument('--episodes', type=int, default=4,
                    help='episodes of 10 s for each of dense and pruned (default: %(default)s)')

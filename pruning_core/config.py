@@ -255,13 +255,13 @@ class PruningConfig:
     multiple: int = 8
     floor: int = 8
     # Gradient updates on replayed data after the cut, and their Adam step size.
-    recovery_updates: int = 1000
+    recovery_updates: int = 2000
     recovery_learning_rate: float = 1e-3
     # Weight of staying close to the dense agent's policy, values and rewards during recovery.
     distillation: float = 1.0
     # Gate: the pruned agent's mean return on `gate_seeds` common seeds may be worse than the dense
     # agent's by this share at most; planned with `gate_samples` x `gate_iterations`.
-    gate_seeds: int = 10
+    gate_seeds: int = 20
     gate_samples: int = 128
     gate_iterations: int = 3
     gate_return_loss: float = 0.1
