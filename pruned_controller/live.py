@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ class LiveView:
             return
         self._last = now
         up = f'\x1b[{self._drawn}A' if self._drawn else ''
-        self._write(up + ''.join(f'\x1b[2K{line[:100]}\n' for line in lines))
+        columns = shutil.get_terminal_size().columns - 1  # a wrapped line would count twice
+        self._write(up + ''.join(f'\x1b[2K{line[:columns]}\n' for line in lines))
         self._drawn = len(lines)
 
     def say(self, text: str) -> None:

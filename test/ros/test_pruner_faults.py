@@ -89,6 +89,25 @@ def test_training_with_an_unknown_key_says_which(pruner, tmp_path):
     assert jobs(pruner) == []
 
 
+def test_training_by_service_makes_an_agent_that_can_be_pruned(system, tiny_agent, tmp_path):
+    lines = (tiny_agent / 'config.yaml').read_text()
+    (tmp_path / 'tiny.yaml').write_text(lines)
+    system.start('pruner', runs=system.folder / 'jobs', config=tmp_path / 'tiny.yaml',
+                 sparsity=0.3, recovery_updates=3, gate_return_loss=100.0)
+    observer = system.observer
+    system.until('the pruner', lambda: observer.status.get('state') == 'idle')
+    assert observer.call('/pruner/train') == (True, 'job 1 accepted')
+    system.until('the agent', lambda: observer.status['state'] == 'done', 120.0)
+    folder = observer.status['result']['folder']
+    assert (Path(folder) / 'agent.safetensors').is_file()
+    assert set_parameter(system, 'agent', folder).successful
+    assert observer.call('/pruner/prune')[0]
+    system.until('the bundle', lambda: observer.status['state'] not in ('running', 'idle')
+                 and observer.status['job'] == 2, 120.0)
+    assert observer.status['state'] == 'done', observer.status
+    assert observer.status['result']['removed'] >= 0.3
+
+
 def test_cancel_ends_the_job_and_leaves_nothing_half_written(pruner):
     observer = pruner.observer
     assert observer.call('/pruner/cancel') == (False, 'no job is running')
