@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +101,11 @@ class Demo:
             domain = random.SystemRandom().randint(1, 100)
         os.environ['ROS_DOMAIN_ID'] = str(domain)
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-        dense = self._export()
+        try:
+            dense = self._export()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)  # ours, and nothing was measured
+            raise
         processes = NodeProcesses(self.folder)
         observer = Observer()
         try:
@@ -280,8 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f'{type(error).__name__}: {error}\n')
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write('interrupted; the nodes were stopped, what was measured so far is in '
-                         'the run folder\n')
+        sys.stderr.write('interrupted; every node was stopped, and what was measured so far, if '
+                         'anything, is in the run folder\n')
         return 130
     page = write_report(demo.folder)
     demo.view.say('\n' + text_table(result))

@@ -74,6 +74,16 @@ def test_interrupted_it_stops_its_nodes_and_keeps_what_was_measured(tmp_path, ti
     assert json.loads((out / 'result.json').read_text())['kind'] == 'demo'
 
 
+def test_interrupted_before_anything_ran_it_leaves_no_folder(tmp_path, tiny_agent):
+    out = tmp_path / 'runs' / 'out'
+    run = demo('--agent', tiny_agent, '--out', out)
+    assert run.stdout.readline().startswith('exporting')
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 130 and 'Traceback' not in errors
+    assert not out.exists()
+
+
 @pytest.mark.parametrize('arguments, words', [
     (['--agent', 'pendulum_dens'], ('pendulum_dens', "did you mean 'pendulum_dense'")),
     (['--sparsity', '1.5'], ('1.5', 'from 0 to below 1')),
