@@ -46,10 +46,10 @@ CONTROLLER = (
               60.0, fixed=True),
     Parameter('hold_ticks', 5, 'Ticks the last command is held without an observation', 0, 10_000,
               fixed=True),
-    Parameter('max_consecutive_misses', 0, 'Overruns in a row before the policy acts alone; 0: '
-              'never', 0, 10_000, fixed=True),
-    Parameter('recover_ticks', 20, 'Good ticks before the fallback is left; 0: only by '
-              '~/reset_fallback', 0, 100_000, fixed=True),
+    Parameter('max_consecutive_misses', 0, 'Overruns in a row before the policy acts alone, for '
+              'recover_ticks ticks; 0: never', 0, 10_000, fixed=True),
+    Parameter('recover_ticks', 20, 'Good ticks before the fallback is left or planning is tried '
+              'again; 0: only by ~/reset_fallback', 0, 100_000, fixed=True),
     Parameter('blend_ticks', 5, 'Ticks over which the return from the fallback is blended', 0,
               10_000, fixed=True),
     Parameter('fallback', 'zero', "What acts in fallback: 'zero' or 'lqr'", fixed=True),

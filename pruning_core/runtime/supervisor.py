@@ -5,7 +5,8 @@
 | what is wrong | what acts |
 |---|---|
 | nothing | the plan |
-| the plan is not finite, or deadlines were missed too often in a row | the policy alone |
+| the plan is not finite | the policy alone |
+| deadlines were missed too often in a row | the policy alone, for `recover_ticks` ticks |
 | no usable observation, for `hold_ticks` ticks | the last command, held |
 | no usable observation for longer, or before the first one | the fallback |
 
@@ -17,6 +18,7 @@ fallback is latched with its reason until enough good ticks in a row (`recover_t
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +48,8 @@ class SupervisorSettings:
         observation_timeout_s: older observations are not used.
         hold_ticks: ticks that the last command is held before the fallback acts.
         max_consecutive_misses: missed deadlines in a row before the policy acts alone; 0 = never.
-        recover_ticks: good ticks in a row after which the fallback is left; 0 = only by `reset`.
+        recover_ticks: good ticks in a row after which the fallback is left, or planning tried
+            again; 0 = only by `reset`.
         blend_ticks: ticks over which the return from the fallback is blended.
     """
 
@@ -108,6 +111,7 @@ class Supervisor:
         self._blend = self.settings.blend_ticks if self._latched else 0
         self._latched = ''
         self._bad_ticks = self._good_ticks = self._misses = 0
+        self._spared = 0.0  # ticks for which planning is still spared
 
     def problem(self, observation: npt.ArrayLike | None, age_s: float) -> str:
         """Say why an observation cannot be used; empty where it can."""
@@ -125,12 +129,16 @@ class Supervisor:
     @property
     def may_plan(self) -> bool:
         """Whether a plan would be used now; planning is spared where it would not."""
-        limit = self.settings.max_consecutive_misses
-        return not (limit and self._misses >= limit)
+        return self._spared <= 0
 
     def missed(self, skipped: int) -> None:
         """Tell the outcome of the tick before: whole periods skipped, or 0 for in time."""
+        limit = self.settings.max_consecutive_misses
         self._misses = self._misses + 1 if skipped else 0
+        if limit and self._misses >= limit:
+            self._spared = self.settings.recover_ticks or math.inf
+        elif self._spared > 0:
+            self._spared -= 1
 
     def decide(self, observation: npt.ArrayLike | None, age_s: float,
                plan: npt.ArrayLike | None, policy: npt.ArrayLike | None) -> Decision:
@@ -169,7 +177,7 @@ class Supervisor:
         if self.may_plan and (command := self._usable(plan)) is not None:
             return command, Mode.PLANNING, ''
         reason = 'the plan is not finite' if self.may_plan else \
-            f'{self._misses} deadlines missed in a row'
+            f'{self.settings.max_consecutive_misses} deadlines missed in a row'
         return self._usable(policy), Mode.POLICY, reason
 
     def _usable(self, command: npt.ArrayLike | None) -> Array | None:

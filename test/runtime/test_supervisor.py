@@ -148,7 +148,7 @@ def test_fallback_acts_on_an_observation_that_is_only_old(manifest):
 
 
 def test_misses_in_a_row_spare_the_planner(manifest):
-    supervisor = started(manifest, max_consecutive_misses=3)
+    supervisor = started(manifest, max_consecutive_misses=3, recover_ticks=2)
     for skipped, may_plan in ((1, True), (2, True), (0, True), (1, True), (1, True), (1, False)):
         supervisor.missed(skipped)
         assert supervisor.may_plan == may_plan
@@ -156,7 +156,19 @@ def test_misses_in_a_row_spare_the_planner(manifest):
     assert (decision.mode, decision.command.tolist()) == (Mode.POLICY, [-1.0])
     assert '3 deadlines missed' in decision.reason
     supervisor.missed(0)
+    assert not supervisor.may_plan, 'one tick in time is the policy, not the plan'
+    supervisor.missed(0)
     assert supervisor.decide(GOOD, 0.0, [1.0], [-1.0]).mode is Mode.PLANNING
+
+
+def test_planning_that_may_not_come_back_waits_for_reset(manifest):
+    supervisor = started(manifest, max_consecutive_misses=1, recover_ticks=0)
+    supervisor.missed(1)
+    for _ in range(50):
+        supervisor.missed(0)
+    assert not supervisor.may_plan
+    supervisor.reset()
+    assert supervisor.may_plan
 
 
 def test_misses_are_ignored_where_no_limit_is_set(manifest):
