@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -81,11 +82,13 @@ class ControllerNode(LifecycleNode):
     def __init__(self) -> None:
         """Declare parameters; everything else waits for `configure`."""
         super().__init__('controller')
-        declare(self, CONTROLLER)
+        declare(self, CONTROLLER, read_only=False)  # fixed ones may change while unconfigured
+        self.add_on_set_parameters_callback(self._may_set)
         self.add_post_set_parameters_callback(self._on_parameters)
         self._settings: dict[str, Any] = {}
         self._loop: PeriodicLoop | None = None
         self._observed: Observed | None = None
+        self._interval_s = math.inf  # between the last two observations
         self._active: Active | None = None  # written by the loop while it runs
         self._pending: Active | None = None  # taken by the loop between two ticks
         self._previous: Active | None = None
@@ -93,6 +96,7 @@ class ControllerNode(LifecycleNode):
         self._reset_asked = False
         self._decision: Decision | None = None
         self._errors: list[str] = []
+        self._errors_told = 0
         self._rejected = ''
         self._told: tuple[Any, ...] = ()
         self._preparing = threading.Lock()
@@ -102,7 +106,7 @@ class ControllerNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, verify and warm up; then listen."""
-        return self._guarded('configure', self._configure)
+        return self._guarded('configure', self._configure_or_nothing)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the loop."""
@@ -131,6 +135,13 @@ class ControllerNode(LifecycleNode):
             self.get_logger().error(f'{what} failed:\n{traceback.format_exc()}')
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
+
+    def _configure_or_nothing(self) -> None:
+        try:
+            self._configure()
+        except BaseException:
+            self._cleanup()  # so that the parameters that were wrong can be set
+            raise
 
     def _configure(self) -> None:
         s = self._settings = read(self, CONTROLLER)
@@ -237,6 +248,7 @@ class ControllerNode(LifecycleNode):
         self._made = []
         self._active = self._pending = self._previous = self._supervisor = None
         self._observed = self._decision = None
+        self._settings = {}
 
     def close(self) -> None:
         """Stop the loop, sending the safe command, and free everything."""
@@ -246,8 +258,9 @@ class ControllerNode(LifecycleNode):
     # ---- the tick; nothing here waits for anything but the planner -------------------------
 
     def _on_tick(self, tick: Tick) -> None:
-        active, supervisor = self._take_pending(), self._supervisor
-        assert supervisor is not None and self._loop is not None
+        loop, active, supervisor = self._loop, self._take_pending(), self._supervisor
+        if loop is None or supervisor is None:
+            return
         if self._reset_asked:
             self._reset_asked = False
             supervisor.reset()
@@ -259,8 +272,13 @@ class ControllerNode(LifecycleNode):
         plan: Plan | None = None
         if not supervisor.problem(values, age):
             budget = self._settings['planner.budget'] or None
-            plan = active.planner.plan(
-                values, budget if supervisor.may_plan else 0.0)  # type: ignore[arg-type]
+            try:
+                plan = active.planner.plan(
+                    values, budget if supervisor.may_plan else 0.0)  # type: ignore[arg-type]
+            except Exception as error:  # the supervisor holds, then falls back, and says so
+                self._errors.append(''.join(traceback.format_exception(error)))
+        if self._loop is not loop:
+            return  # deactivated while this plan was made; the safe command was the last word
         decision = supervisor.decide(values, age, plan.action if plan else None,
                                      plan.policy_action if plan else None)
         self._command.publish(to_message(decision.command))
@@ -280,15 +298,21 @@ class ControllerNode(LifecycleNode):
                                 ('reward', plan.reward if plan else math.nan),
                                 ('stability', stability)):
                 self._metrics[name].publish(Float64(data=float(value)))
-            self._metrics['deadline_misses'].publish(UInt64(data=self._loop.skipped))
+            self._metrics['deadline_misses'].publish(UInt64(data=loop.skipped))
         self._lock_phase(tick, age)
+
+    def _use(self, other: Active) -> None:
+        """Change the model; another size of plan is not what `rollback` goes back from."""
+        if self._active is None or other.bundle.hash != self._active.bundle.hash:
+            self._previous = self._active
+        self._active = other
 
     def _take_pending(self) -> Active:
         """Change the model, if another one is ready, by moving one reference."""
         pending = self._pending
         if pending is not None:
             self._pending = None
-            self._previous, self._active = self._active, pending
+            self._use(pending)
         assert self._active is not None
         return self._active
 
@@ -297,27 +321,35 @@ class ControllerNode(LifecycleNode):
         target, period = self._settings['phase'], tick.period_s
         if target < 0 or not math.isfinite(age) or tick.lateness_s > target:
             return
+        if self._interval_s < 0.5 * period:
+            return  # a sensor that fast always has a fresh one; there is no phase to lock to
         off = (age - target) % period
         if self._loop is not None:
             self._loop.slew(-off if off < period / 2 else period - off)
 
     def _on_tick_error(self, error: BaseException) -> None:
         self._errors.append(''.join(traceback.format_exception(error)))
-        if self._active is not None:  # the robot must still get a command it can live with
+        if self._active is not None and self._loop is not None:
+            # The robot must still get a command it can live with.
             safe = make_fallback('zero', self._active.bundle.manifest).act(None)
             self._command.publish(to_message(safe))
 
     # ---- observations ------------------------------------------------------------------------
 
     def _on_observation(self, message: Float64MultiArray) -> None:
-        self._observed = Observed(to_array(message), time.monotonic())
+        self._observe(to_array(message), time.monotonic())
 
     def _on_joint_states(self, mapping: JointMap, message: JointState) -> None:
         stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
         now = time.monotonic()
         delay = self.get_clock().now().nanoseconds * 1e-9 - stamp if stamp > 0 else 0.0
         # A stamp from the future (another machine's clock) must not make an observation younger.
-        self._observed = Observed(mapping(message), now - max(0.0, delay))
+        self._observe(mapping(message), now - max(0.0, delay))
+
+    def _observe(self, values: npt.NDArray[np.float64], measured_s: float) -> None:
+        if self._observed is not None:
+            self._interval_s = measured_s - self._observed.measured_s
+        self._observed = Observed(values, measured_s)
 
     # ---- bundles -----------------------------------------------------------------------------
 
@@ -337,9 +369,21 @@ class ControllerNode(LifecycleNode):
                     )
         planner = Planner(bundle, seed=s['planner.seed'], samples=s['planner.samples'],
                           iterations=s['planner.iterations'], threads=s['planner.threads'])
-        planner.warm_up()
+        try:
+            slowest_s = planner.warm_up()
+        except Exception as error:  # onnxruntime's own classes share no public root
+            raise BundleError(
+                explain(f'bundle {bundle.hash[:16]} was tried',
+                        f'its graphs do not run together ({error})'[:300],
+                        'the four graphs of one agent', 'export it again')
+            ) from error
+        if slowest_s > m.period_s:
+            self.get_logger().warning(
+                f'bundle {bundle.hash[:16]} plans for {slowest_s:.3f} s here, its period is '
+                f'{m.period_s:g} s: it will miss deadlines')
         seen = self._observed
-        if seen is not None and seen.values.shape == (len(m.observation.names),):
+        if (seen is not None and seen.values.shape == (len(m.observation.names),)
+                and np.isfinite(seen.values).all()):
             action = planner.plan(seen.values).action
             planner.reset()
             if not np.isfinite(action).all():
@@ -359,7 +403,24 @@ class ControllerNode(LifecycleNode):
         self._settings = {**self._settings, **changed}
         active = self._pending or self._active
         if active is not None and changed.keys() & {'planner.samples', 'planner.iterations'}:
-            self._offer(active.bundle, 'parameters', again=True)
+            # Opening and warming up takes a while; lifecycle and reports must not wait for it.
+            threading.Thread(target=self._resize, args=(active.bundle,), daemon=True).start()
+
+    def _resize(self, bundle: Bundle) -> None:
+        try:
+            self.get_logger().info(self._offer(bundle, 'parameters', again=True))
+        except PruningError as error:
+            self.get_logger().error(f'the running plan stays: {error}')
+
+    def _may_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Refuse, while configured, what is read when configuring; `reload` reads `bundle`."""
+        fixed = {p.name for p in CONTROLLER if p.fixed} - {'bundle'}
+        late = [p.name for p in parameters if p.name in fixed]
+        if not (self._settings and late):
+            return SetParametersResult(successful=True)
+        return SetParametersResult(successful=False, reason=explain(
+            f"'{late[0]}' was set", 'the controller is configured', 'while it is unconfigured',
+            'ros2 lifecycle set /controller deactivate, cleanup; set it; configure, activate'))
 
     def _offer(self, bundle: Bundle, origin: str, again: bool = False) -> str:
         """Prepare a bundle and hand it to the loop; returns what happened."""
@@ -371,7 +432,7 @@ class ControllerNode(LifecycleNode):
             if self._loop is not None and self._loop.alive:
                 self._pending = prepared
             else:
-                self._previous, self._active = self._active, prepared
+                self._use(prepared)
         return f'bundle {bundle.hash[:16]} replaces the running one at the next tick'
 
     def _on_bundle(self, message: UInt8MultiArray) -> None:
@@ -382,8 +443,10 @@ class ControllerNode(LifecycleNode):
             self._rejected = ''
             self.get_logger().info(said)
         except (PruningError, OSError) as error:
-            self._rejected = str(error)
-            self.get_logger().error(f'bundle refused, the running one stays: {error}')
+            self._rejected = str(error) if isinstance(error, PruningError) else explain(
+                'a bundle was to be stored', str(error), 'a folder that can be written, with room',
+                "correct the parameter 'store'; the running bundle stays")
+            self.get_logger().error(f'bundle refused, the running one stays: {self._rejected}')
 
     def _on_reload(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -397,10 +460,14 @@ class ControllerNode(LifecycleNode):
                      ) -> Trigger.Response:
         previous = self._previous
         if previous is None:
-            response.success, response.message = False, (
-                'there is no earlier bundle to go back to; allowed: once another one was taken')
+            response.success, response.message = False, explain(
+                'the bundle before was asked for', 'there is none',
+                'a rollback once another bundle was taken', 'prune, or set bundle and ~/reload')
             return response
-        response.success, response.message = True, self._offer(previous.bundle, 'rollback')
+        try:
+            response.message, response.success = self._offer(previous.bundle, 'rollback'), True
+        except PruningError as error:
+            response.message, response.success = str(error), False
         return response
 
     def _on_reset_fallback(self, request: Trigger.Request, response: Trigger.Response
@@ -461,11 +528,15 @@ class ControllerNode(LifecycleNode):
         elif mode in (Mode.HOLD, Mode.FALLBACK):
             status.level = DiagnosticStatus.ERROR
             status.message = f'{mode.value}: {self._decision.reason if self._decision else ""}'
+        elif loop.errors > self._errors_told:
+            status.level = DiagnosticStatus.ERROR
+            status.message = f'{loop.errors - self._errors_told} ticks failed in the last second'
         elif compute.count and compute.p50_s > period:
             status.level = DiagnosticStatus.WARN
             status.message = f'planning takes {compute.p50_s:.3f} s, the period is {period:g} s'
         else:
             status.level, status.message = DiagnosticStatus.OK, mode.value
+        self._errors_told = loop.errors if loop else 0
         status.values = [KeyValue(key=k, value=f'{v:.6g}' if isinstance(v, float) else str(v))
                          for k, v in values.items()]
         message = DiagnosticArray(status=[status])

@@ -290,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     page = write_report(demo.folder)
     demo.view.say('\n' + text_table(result))
+    page = Path(os.path.relpath(page))
     demo.view.say(f'\nreport   {page}\npicture  {page.with_name("picture.svg")}')
     return 0
 

@@ -166,6 +166,12 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def last_id(folder: Path) -> int:
+    """Largest number of a job whose folder exists, its record readable or not; 0 without any."""
+    names = [p.name.removeprefix('job-') for p in folder.glob('job-*')]
+    return max((int(n) for n in names if n.isdecimal()), default=0)
+
+
 def history(folder: Path) -> list[dict[str, Any]]:
     """Statuses of all jobs in a folder of jobs, oldest first; one left running was interrupted."""
     found = []
@@ -174,6 +180,8 @@ def history(folder: Path) -> list[dict[str, Any]]:
             status = json.loads(record.read_text())
             status = {**status, 'job': int(status['job']), 'state': str(status['state']),
                       'kind': str(status.get('kind', ''))}
+            if status['state'] == DONE and status['kind'] == 'prune':
+                status['result']['bundle']
         except (OSError, ValueError, TypeError, KeyError):
             continue  # damaged since; its folder stays for whoever wants to look
         if status['state'] == RUNNING:

@@ -8,6 +8,7 @@ safe command; here a signal only asks, and the node closes while it can still sp
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import rclpy
+from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -46,7 +48,9 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
         executor = MultiThreadedExecutor(num_threads=threads)
         executor.add_node(node)
         while rclpy.ok() and not stop.is_set():
-            executor.spin_once(timeout_sec=0.2)
+            # A lifecycle node's cleanup destroys what the executor is just about to serve.
+            with contextlib.suppress(InvalidHandle):
+                executor.spin_once(timeout_sec=0.2)
     except (PruningError, ParameterException, InvalidParameterTypeException,
             InvalidParameterValueException) as error:  # rclpy's have no common root
         sys.stderr.write(f'{type(error).__name__}: {error}\n')

@@ -95,10 +95,16 @@ PLANT = (
 )
 
 
-def declare(node: Node, table: tuple[Parameter, ...]) -> None:
-    """Declare every parameter of a table; overrides out of range are refused by rclpy."""
+def declare(node: Node, table: tuple[Parameter, ...], *, read_only: bool = True) -> None:
+    """Declare every parameter of a table; overrides out of range are refused by rclpy.
+
+    Args:
+        node: where.
+        table: of that node.
+        read_only: whether `fixed` ones can never be set later.
+    """
     for p in table:
-        descriptor = ParameterDescriptor(description=p.text, read_only=p.fixed)
+        descriptor = ParameterDescriptor(description=p.text, read_only=p.fixed and read_only)
         if p.low is not None and p.high is not None:
             if isinstance(p.default, float):
                 descriptor.floating_point_range = [

@@ -20,7 +20,7 @@ from std_msgs.msg import String, UInt8MultiArray
 from std_srvs.srv import Trigger
 
 from pruned_controller.conversions import LATCHED, archive_message
-from pruned_controller.job import DONE, Job, JobRequest, history
+from pruned_controller.job import DONE, Job, JobRequest, history, last_id
 from pruned_controller.node_main import run_node
 from pruned_controller.parameters import PRUNER, declare, read
 from pruning_core import config as configuration
@@ -37,7 +37,13 @@ class PrunerNode(Node):
         super().__init__('pruner')
         declare(self, PRUNER)
         self._runs = Path(read(self, PRUNER)['runs']).expanduser()
-        self._runs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._runs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                explain(f"jobs were to be kept in '{self._runs}'", str(error),
+                        'a folder that can be written', "correct the parameter 'runs'")
+            ) from error
         self._job: Job | None = None
         self._lock = threading.Lock()
         self._status = self.create_publisher(String, '~/status', LATCHED)
@@ -46,7 +52,7 @@ class PrunerNode(Node):
                            ('cancel', self._on_cancel)):
             self.create_service(Trigger, f'~/{name}', does)
         past = history(self._runs)
-        self._next_id = 1 + max((int(s['job']) for s in past), default=0)
+        self._next_id = 1 + last_id(self._runs)
         self._tell(past[-1] if past else {'job': 0, 'state': 'idle'})
         for status in reversed(past):
             if status['state'] == DONE and status['kind'] == 'prune':
@@ -70,7 +76,9 @@ class PrunerNode(Node):
         with self._lock:
             job = self._job
         if job is None or not job.running:
-            response.success, response.message = False, 'no job is running'
+            response.success, response.message = False, explain(
+                'a job was to be cancelled', 'no job is running', 'a running job',
+                'look at ~/status')
             return response
         threading.Thread(target=job.cancel, name='cancel', daemon=True).start()
         response.success, response.message = True, f'job {job.request.id} is being cancelled'

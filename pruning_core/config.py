@@ -312,6 +312,13 @@ class Config:
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
 
+    def __post_init__(self) -> None:
+        """Check what concerns two sections."""
+        every, policy = self.importance.every, self.agent.policy_every
+        _require(math.gcd(every, policy) == 1, 'importance.every', every,
+                 f'a number without a common divisor with agent.policy_every, {policy}: the '
+                 "policy's gradients would never be seen")
+
 
 def _convert(value: Any, wanted: type, key: str) -> Any:
     """Turn a YAML scalar into the field's type, refusing what would change its meaning."""

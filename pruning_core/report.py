@@ -148,8 +148,8 @@ def _demo(result: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _lead(result: Mapping[str, Any]) -> str:
-    dense, pruned = result['dense'], result.get('pruned')
-    if pruned is None or not pruned['returns'] or not dense['returns']:
+    dense, pruned = result.get('dense'), result.get('pruned')
+    if dense is None or pruned is None or not pruned['returns'] or not dense['returns']:
         return 'The run ended before the pruned agent had controlled the plant.'
 
     def mean(side: Mapping[str, Any]) -> float:

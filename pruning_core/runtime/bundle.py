@@ -304,7 +304,12 @@ def unpack(data: bytes, store: Path, expect_hash: str | None = None) -> Bundle:
             return open_bundle(folder, bundle.hash)
         except BundleError:
             shutil.rmtree(folder)  # damaged since it was stored; the verified one takes its place
-    return _place(bundle, folder)
+    try:
+        return _place(bundle, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return open_bundle(folder, bundle.hash)  # somebody with the same store was faster
 
 
 def _verified(data: bytes, graphs: Mapping[str, bytes], where: str,

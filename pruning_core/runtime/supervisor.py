@@ -155,7 +155,8 @@ class Supervisor:
         if not problem and chosen is None:
             problem = 'planner and policy gave no finite command'
         if problem:
-            return self._without(observation, problem)
+            fresh = age_s <= self.settings.observation_timeout_s
+            return self._without(observation if fresh else None, problem)
         assert chosen is not None
         self._bad_ticks = 0
         self._good_ticks += 1

@@ -84,7 +84,8 @@ say(phase='recover', done=1, total=2)
 print('a line for people', file=sys.stderr)
 say(result={'bundle': 'there', 'return': -150.5})
 """)
-    until(lambda: not job.running, 'the end of the job')
+    until(lambda: not job.running and reports and reports[-1] == job.status,
+          'the end of the job')
     assert [(r['phase'], r['percent']) for r in reports] == [
         ('train', 25.0), ('recover', 50.0), ('recover', 100.0)]
     assert [r['state'] for r in reports] == [RUNNING, RUNNING, DONE]
@@ -114,7 +115,7 @@ def test_child_is_asked_for_json_and_to_end_with_its_parent(start, until):
 ], ids=['said why', 'exit', 'exception', 'killed', 'no result', 'result but a failure', 'torn'])
 def test_failing_child(start, until, text, error):
     job, reports = start(text)
-    until(lambda: not job.running)
+    until(lambda: not job.running and reports and reports[-1] == job.status)
     assert job.status['state'] == FAILED
     assert error in job.status['error']
     assert 'result' not in job.status
@@ -165,7 +166,8 @@ def test_cancel_ends_the_whole_family(start, until, text):
     pids = [int(pid) for pid in reports[0]['phase'].split()]
     (job.request.folder / '.run.abc').mkdir()
     job.cancel()
-    until(lambda: not job.running, 'the end of the job')
+    until(lambda: not job.running and reports and reports[-1] == job.status,
+          'the end of the job')
     assert job.status['state'] == CANCELLED
     assert record_of(job) == reports[-1] == job.status
     assert not (job.request.folder / '.run.abc').exists()
@@ -179,7 +181,7 @@ def test_cancel_ends_the_whole_family(start, until, text):
 
 def test_cancelling_twice_or_late_changes_nothing(start, until):
     job, reports = start("say(result={'bundle': 'there'})")
-    until(lambda: not job.running)
+    until(lambda: not job.running and reports and reports[-1] == job.status)
     job.cancel()
     job.cancel()
     assert job.status['state'] == record_of(job)['state'] == DONE
@@ -195,7 +197,7 @@ say(phase='ready', done=0, total=1)
 """ + FOREVER)
     until(lambda: reports)
     job.cancel()
-    until(lambda: not job.running)
+    until(lambda: not job.running and reports and reports[-1] == job.status)
     assert (job.status['state'], job.status['result']) == (DONE, {'bundle': 'there'})
 
 
@@ -292,7 +294,8 @@ def test_one_job_at_a_time_and_cancel_makes_room(pruner, until, tmp_path):
     call, statuses = pruner
     until(lambda: statuses)
     assert statuses == [{'job': 0, 'state': 'idle'}]
-    assert call('cancel') == (False, 'no job is running')
+    refused, said = call('cancel')
+    assert not refused and 'no job is running' in said and '~/status' in said
     assert call('train') == (True, 'job 1 accepted')
     for name in ('train', 'prune'):
         success, message = call(name)

@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed: no ROS 2, and no wheels of it')
 
 from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetParametersResult
+from rcl_interfaces.srv import SetParameters
 
 from pruned_controller.observer import Observer
 from pruned_controller.processes import NodeProcesses
@@ -52,6 +54,18 @@ class System:
                 f'status {self.observer.status}')
             time.sleep(0.02)
         return value
+
+    def set_parameter(self, node: str, name: str, value: object) -> SetParametersResult:
+        kinds = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
+                 int: ('integer_value', ParameterType.PARAMETER_INTEGER),
+                 str: ('string_value', ParameterType.PARAMETER_STRING)}
+        field, kind = kinds[type(value)]
+        client = self.observer.node.create_client(SetParameters, f'{node}/set_parameters')
+        assert client.wait_for_service(10.0)
+        future = client.call_async(SetParameters.Request(parameters=[Parameter(
+            name=name, value=ParameterValue(type=kind, **{field: value}))]))
+        self.until('the parameter service', future.done)
+        return future.result().results[0]
 
     def close(self) -> None:
         self.processes.stop()

@@ -13,7 +13,10 @@ from lifecycle_msgs.msg import Transition
 from std_msgs.msg import Float64MultiArray, UInt8MultiArray
 
 from pruned_controller.conversions import COMMAND, LATCHED, METRIC, NEWEST, archive_message
-from pruning_core.runtime.bundle import open_bundle, pack
+from pruning_core import zoo
+from pruning_core.checkpoint import load_run
+from pruning_core.export import export
+from pruning_core.runtime.bundle import PLAN_STEP, open_bundle, pack, write
 
 GOOD = [1.0, 0.0, 0.0]
 
@@ -137,8 +140,51 @@ def test_a_signal_ends_the_controller_with_the_safe_command(robot, number):
 
 def test_rollback_without_a_former_bundle_is_refused_in_words(robot):
     accepted, said = robot.system.observer.call('/controller/rollback')
-    assert not accepted and 'no earlier bundle' in said
+    assert not accepted and 'there is none' in said and '~/reload' in said
     robot.until_commands(5)
+
+
+def test_parameters_can_be_corrected_while_unconfigured_and_not_later(system, tiny_bundle):
+    system.start('controller', store=system.folder / 'store')
+    assert not system.change(Transition.TRANSITION_CONFIGURE), 'it has no bundle'
+    assert system.set_parameter('/controller', 'bundle', str(tiny_bundle)).successful
+    system.activate()
+    late = system.set_parameter('/controller', 'hold_ticks', 3)
+    assert not late.successful and 'is configured' in late.reason and 'cleanup' in late.reason
+    assert system.change(Transition.TRANSITION_DEACTIVATE)
+    assert system.change(Transition.TRANSITION_CLEANUP)
+    assert system.set_parameter('/controller', 'hold_ticks', 3).successful
+    system.activate()
+
+
+def test_another_size_of_plan_is_taken_while_running_and_is_no_rollback(robot):
+    observer = robot.system.observer
+    assert robot.system.set_parameter('/controller', 'planner.samples', 7).successful
+    robot.system.until('the size', lambda: 'replaces' in robot.system.processes.log('controller'))
+    robot.until_commands(5)
+    accepted, said = observer.call('/controller/rollback')
+    assert not accepted and 'there is none' in said
+    assert observer.mode == 'planning'
+
+
+def test_graphs_that_do_not_run_together_are_refused(robot, tiny_bundle, tmp_path):
+    bundle = open_bundle(tiny_bundle)
+    wide = load_run(zoo.find('pendulum_dense'))
+    other, _ = export(wide, tmp_path / 'other')
+    graphs = {**bundle.graphs, PLAN_STEP: other.graphs[PLAN_STEP]}
+    mixed = write(tmp_path / 'mixed', bundle.manifest, graphs)
+    robot.bundles.publish(archive_message(pack(mixed), mixed.hash))
+    robot.system.until('word of it', lambda: robot.diagnostics.get('rejected_bundle'))
+    robot.until_commands(5)
+    assert robot.system.observer.model['hash'] == bundle.hash
+
+
+def test_the_node_outlives_cleanup_under_traffic(robot):
+    for _ in range(15):
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
+                           Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            assert robot.system.change(transition)
+    robot.until_mode('planning')
 
 
 def test_clean_up_and_configure_again(robot):

@@ -7,22 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from rcl_interfaces.msg import Parameter as ParameterMessage
-from rcl_interfaces.msg import ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 
 
 def set_parameter(system, name, value):
-    kinds = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
-             int: ('integer_value', ParameterType.PARAMETER_INTEGER),
-             str: ('string_value', ParameterType.PARAMETER_STRING)}
-    field, kind = kinds[type(value)]
-    client = system.observer.node.create_client(SetParameters, '/pruner/set_parameters')
-    assert client.wait_for_service(10.0)
-    future = client.call_async(SetParameters.Request(parameters=[ParameterMessage(
-        name=name, value=ParameterValue(type=kind, **{field: value}))]))
-    system.until('the parameter service', future.done)
-    return future.result().results[0]
+    return system.set_parameter('/pruner', name, value)
 
 
 @pytest.fixture
@@ -110,7 +98,8 @@ def test_training_by_service_makes_an_agent_that_can_be_pruned(system, tiny_agen
 
 def test_cancel_ends_the_job_and_leaves_nothing_half_written(pruner):
     observer = pruner.observer
-    assert observer.call('/pruner/cancel') == (False, 'no job is running')
+    cancelled, said = observer.call('/pruner/cancel')
+    assert not cancelled and 'no job is running' in said
     assert observer.call('/pruner/prune')[0]
     pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
     assert observer.call('/pruner/cancel')[0]

@@ -139,12 +139,15 @@ def test_return_from_the_fallback_is_blended(manifest, leave):
     assert commands[3] < 2.0 == commands[4] == commands[5]
 
 
-def test_fallback_acts_on_an_observation_that_is_only_old(manifest):
+def test_fallback_acts_on_a_fresh_observation_and_never_on_an_old_one(manifest):
     supervisor = started(manifest, fallback='lqr', hold_ticks=0)
     leaning = [math.cos(0.1), math.sin(0.1), 0.0]
-    decision = supervisor.decide(leaning, 9.9, [1.0], [0.0])
-    assert decision.mode is Mode.FALLBACK
+    supervisor.decide(leaning, 9.9, [1.0], [0.0])
+    decision = supervisor.decide(leaning, 0.0, [1.0], [0.0])
+    assert decision.mode is Mode.FALLBACK, 'it is latched'
     assert decision.command.tolist() == make_fallback('lqr', manifest).act(leaning).tolist() != [0]
+    decision = supervisor.decide(leaning, 9.9, [1.0], [0.0])
+    assert (decision.mode, decision.command.tolist()) == (Mode.FALLBACK, [0.0])
 
 
 def test_misses_in_a_row_spare_the_planner(manifest):
