@@ -10,6 +10,7 @@
 | `replay.safetensors` | the episodes that recovery trains on |
 | `metrics.jsonl` | what happened, one record a line |
 | `evaluation.json` | returns on the fixed seeds |
+| `lineage.json` | of a pruned agent: what it was cut from, and its gates |
 | `checkpoint.pt` | while training runs: everything needed to go on to the bit |
 
 No file is a pickle that executes: weights are safetensors, `checkpoint.pt` loads `weights_only`.
@@ -21,7 +22,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from pruning_core.replay import Replay
 CONFIG, AGENT, IMPORTANCE, REPLAY = (
     'config.yaml', 'agent.safetensors', 'importance.safetensors', 'replay.safetensors')
 METRICS, EVALUATION, CHECKPOINT = 'metrics.jsonl', 'evaluation.json', 'checkpoint.pt'
+LINEAGE = 'lineage.json'
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Run:
         importance: the tracker as training left it; None where the folder has none.
         replay: the episodes; None where the folder has none.
         evaluation: the content of evaluation.json; empty where there is none.
+        lineage: of a pruned agent `parent`, `dense` (parameters, macs), `gates` and `failed`;
+            empty for one that was never cut.
     """
 
     folder: Path
@@ -65,6 +69,7 @@ class Run:
     importance: ImportanceTracker | None
     replay: Replay | None
     evaluation: dict[str, Any]
+    lineage: dict[str, Any] = field(default_factory=dict)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -147,9 +152,9 @@ def load_run(folder: str | Path) -> Run:
             if found != (widths.observations, widths.actions):
                 raise ValueError(f'{REPLAY} has {found[0]} observations and {found[1]} actions, '
                                  f'the agent {widths.observations} and {widths.actions}')
-        evaluation = {}
-        if (folder / EVALUATION).is_file():
-            evaluation = json.loads((folder / EVALUATION).read_text())
+        evaluation, lineage = (
+            json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+            for name in (EVALUATION, LINEAGE))
     except PruningError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -159,7 +164,7 @@ def load_run(folder: str | Path) -> Run:
                     f'{" ".join(str(error).split())[:300]})',
                     'the files as training wrote them', 'copy the folder again, or train anew')
         ) from error
-    return Run(folder, config, agent, importance, replay, evaluation)
+    return Run(folder, config, agent, importance, replay, evaluation, lineage)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -85,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
                  'python -m pruning_core export --agent pendulum_dense --out runs/dense_bundle')
     export.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
     export.add_argument('--out', required=True, type=Path, help='bundle folder')
+    export.add_argument('--force', action='store_true',
+                        help='export an agent that failed its gates, too')
 
     evaluate = add('evaluate', _evaluate, 'Returns of an agent on fixed seeds',
                    'python -m pruning_core evaluate --agent pendulum_dense --episodes 20')
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupt(signum: int, frame: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning up short
+        signal.signal(number, lambda *_: None)  # a second one must not cut the cleaning up short
     raise KeyboardInterrupt
 
 
@@ -276,6 +278,13 @@ def _export(options: argparse.Namespace) -> int:
     from pruning_core.export import export
 
     run = checkpoint.load_run(zoo.find(options.agent))
+    failed = run.lineage.get('failed')
+    if failed and not options.force:
+        raise GateError(
+            explain(f"the bundle of '{run.folder}' was asked for",
+                    f'it failed its gates: {"; ".join(failed)}',
+                    'an agent that passed, or --force', 'prune less, or recover longer')
+        )
     bundle, parity = export(run, options.out)
     return _tell(options, {'bundle': str(bundle.path), 'hash': bundle.hash,
                            'parameters': bundle.manifest.parameters, 'bytes': bundle.size,

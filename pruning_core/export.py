@@ -69,18 +69,13 @@ class Parity:
         return max(self.policy, self.world_model, self.plan)
 
 
-def export(run: Run, folder: Path, *, parent: str | None = None,
-           dense: Mapping[str, int] | None = None, gates: Mapping[str, Any] | None = None,
-           seeds: Mapping[str, int] | None = None) -> tuple[Bundle, Parity]:
+def export(run: Run, folder: Path) -> tuple[Bundle, Parity]:
     """Write the bundle of an agent.
 
     Args:
-        run: an opened agent folder.
+        run: an opened agent folder; what its `lineage` says of parent, dense size and gates goes
+            into the manifest.
         folder: where the bundle goes.
-        parent: hash of the bundle this agent was pruned from.
-        dense: `parameters` and `macs` before pruning; None for an agent that was never cut.
-        gates: results of the gates, kept in the manifest.
-        seeds: kept in the manifest; the training seed is added.
 
     Returns:
         The bundle as written, and how exactly it agrees with torch.
@@ -89,14 +84,12 @@ def export(run: Run, folder: Path, *, parent: str | None = None,
         ExportMismatch: torch and onnxruntime differ by more than 1e-4, or a layer is unknown.
         BundleError: `folder` holds something else.
     """
-    graphs, manifest, parity = prepare(run, parent=parent, dense=dense, gates=gates, seeds=seeds)
+    graphs, manifest, parity = prepare(run)
     return write(folder, manifest, graphs), parity
 
 
-def prepare(run: Run, *, parent: str | None = None, dense: Mapping[str, int] | None = None,
-            gates: Mapping[str, Any] | None = None, seeds: Mapping[str, int] | None = None
-            ) -> tuple[dict[str, bytes], Manifest, Parity]:
-    """Make and prove the graphs and the manifest of an agent without writing them."""
+def prepare(run: Run) -> tuple[dict[str, bytes], Manifest, Parity]:
+    """Make and prove graphs and manifest without writing them; see `export`."""
     config, agent = run.config, run.agent
     spec = describe(make_raw(config.env.id, config.env.max_episode_steps), config.env)
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
@@ -114,7 +107,7 @@ def prepare(run: Run, *, parent: str | None = None, dense: Mapping[str, int] | N
                     f'at most {TOLERANCE:.0e}',
                     'check the weights for huge or non-finite numbers; nothing was written')
         )
-    p = config.planner
+    p, dense = config.planner, run.lineage.get('dense', {})
     macs = count_plan_macs(agent.widths, p.horizon, p.samples, p.policy_samples, p.iterations)
     parameters = count_parameters(agent.components)
     manifest = Manifest(
@@ -126,12 +119,13 @@ def prepare(run: Run, *, parent: str | None = None, dense: Mapping[str, int] | N
         planner=PlannerSettings(**dataclasses.asdict(p), policy_noise=config.agent.policy_noise),
         discount=config.agent.discount, reward_scale=config.env.reward_scale,
         widths=agent.widths.to_json(), parameters=parameters,
-        dense_parameters=dense['parameters'] if dense else parameters,
-        macs=macs, dense_macs=dense['macs'] if dense else macs, parent=parent,
-        gates={'parity': parity.worst, **(gates or {})},
+        dense_parameters=dense.get('parameters', parameters), macs=macs,
+        dense_macs=dense.get('macs', macs), parent=run.lineage.get('parent'),
+        gates={'parity': parity.worst, **run.lineage.get('gates', {})},
         lyapunov=candidate(spec.id, spec.period_s), opset=OPSET,
         config=configuration.to_dict(config),
-        seeds={'training': config.training.seed, **(seeds or {})}, files={},
+        seeds={'training': config.training.seed,
+               **({'pruning': config.pruning.seed} if run.lineage else {})}, files={},
     )
     return graphs, manifest, parity
 

@@ -36,7 +36,7 @@ from pruning_core.importance import ImportanceTracker
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.progress import Progress, silent
 from pruning_core.recovery import record, recover
-from pruning_core.runtime.bundle import Bundle, write
+from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
 from pruning_core.selection import Limits, Plan, select
@@ -117,7 +117,8 @@ def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None
         run: the agent, with its replay; cut in place.
         settings: budget, score, recovery and gates.
         folder: the new run folder; must not exist yet.
-        parent: hash of the bundle that the pruned one replaces.
+        parent: hash of the bundle that the pruned one replaces; None takes the agent folder's own
+            bundle, if there is one.
         progress: told of every phase.
 
     Raises:
@@ -169,6 +170,8 @@ def _publish(work: Path, folder: Path) -> None:
 
 def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
            progress: Progress, began: float) -> Pruned:
+    if parent is None and (run.folder / BUNDLE / MANIFEST).is_file():
+        parent = open_bundle(run.folder / BUNDLE).hash
     agent, config = run.agent, dataclasses.replace(run.config, pruning=settings)
     p = config.planner
     seeds = evaluation_seeds(settings.gate_seeds)
@@ -209,14 +212,16 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     files.write_json(folder / PLAN, plan.to_json())
     files.write_json(folder / files.EVALUATION,
                      {'gate': pruned_return.to_json(), 'dense': dense_return.to_json()})
-    smaller = dataclasses.replace(run, config=config)
-    graphs, manifest, parity = prepare(
-        smaller, parent=parent, dense=dense, seeds={'pruning': settings.seed})
+    smaller = dataclasses.replace(run, config=config,
+                                  lineage={'parent': parent, 'dense': dense})
+    graphs, manifest, parity = prepare(smaller)
     gates['parity'] = parity.worst
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         candidate = write(Path(scratch) / BUNDLE, manifest, graphs)
         gates['latency'] = measure_latency(candidate, settings.gate_latency_share, progress)
     failed = _failures(gates)
+    files.write_json(folder / files.LINEAGE, {
+        'parent': parent, 'dense': dense, 'gates': gates, 'failed': failed})
     metrics = JsonlWriter(folder / files.METRICS)
     metrics.write({'event': 'pruned', 'achieved': plan.achieved, 'gates': gates,
                    'failed': list(failed), 'seconds': round(time.perf_counter() - began, 2)})
@@ -232,6 +237,10 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
 
 
 def _dense_facts(run: Run) -> dict[str, int]:
+    """Size before the first cut: an agent may be pruned again."""
+    known: dict[str, int] = run.lineage.get('dense', {})
+    if known:
+        return known
     p = run.config.planner
     return {'parameters': count_parameters(run.agent.components),
             'macs': count_plan_macs(run.agent.widths, p.horizon, p.samples, p.policy_samples,

@@ -157,6 +157,24 @@ def test_export_and_inspect_a_bundle(answer, trained, tmp_path):
     assert seen['widths']['latent'] == 6 and 'parity' in seen['gates']
 
 
+def test_a_pruned_agents_bundle_can_be_exported_again_to_the_byte(answer, trained, tmp_path):
+    facts = answer('prune', '--agent', trained, '--out', tmp_path / 'once', '--sparsity', '0.2')
+    again = answer('export', '--agent', tmp_path / 'once', '--out', tmp_path / 'bundle')
+    assert again['hash'] == facts['hash']
+    twice = answer('prune', '--agent', tmp_path / 'once', '--out', tmp_path / 'twice',
+                   '--sparsity', '0.2')
+    seen = answer('inspect', twice['bundle'])
+    assert (seen['parent'], twice['of']) == (facts['hash'], facts['of']), 'of the first, dense one'
+
+
+def test_an_agent_that_failed_its_gates_is_exported_only_by_force(said, answer, trained, tmp_path):
+    said(REFUSED, 'prune', '--agent', trained, '--out', tmp_path / 'bad', '--set',
+         'pruning.gate_latency_share=1e-9')
+    said(REFUSED, 'export', '--agent', tmp_path / 'bad', '--out', tmp_path / 'bundle')
+    assert not (tmp_path / 'bundle').exists()
+    answer('export', '--agent', tmp_path / 'bad', '--out', tmp_path / 'bundle', '--force')
+
+
 def test_inspect_an_agent(answer, main, capsys, trained, bundled):
     facts = answer('inspect', trained)
     assert (facts['parameters'], facts['updates'], facts['replay']) == (2384, 24, '48 decisions')

@@ -90,15 +90,16 @@ def test_a_pruned_agent_keeps_parity(run, tmp_path):
     graph = run.agent.graph()
     plan = select(graph, run.importance.unit_scores('combined'), 0.6, Limits(1, 1))
     cut(run.agent, graph, plan)
-    bundle, parity = export(
-        run, tmp_path / 'bundle', parent='cd' * 32, dense={'parameters': 2384, 'macs': 10**9},
-        gates={'return': {'loss': 0}}, seeds={'pruning': 3})
+    lineage = {'parent': 'cd' * 32, 'dense': {'parameters': 2384, 'macs': 10**9},
+               'gates': {'return': {'loss': 0}}, 'failed': []}
+    run = dataclasses.replace(run, lineage=lineage)
+    bundle, parity = export(run, tmp_path / 'bundle')
     assert parity.worst <= TOLERANCE
     m = bundle.manifest
     assert (m.parameters, m.dense_parameters, m.dense_macs) == (
         plan.parameters_left, 2384, 10**9)
     assert m.sparsity == pytest.approx(plan.achieved)
-    assert (m.parent, m.seeds) == ('cd' * 32, {'training': 0, 'pruning': 3})
+    assert (m.parent, m.seeds) == ('cd' * 32, {'training': 0, 'pruning': 0})
     assert m.gates == {'parity': parity.worst, 'return': {'loss': 0}}
 
 

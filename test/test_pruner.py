@@ -13,7 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from pruning_core.channels import trace
-from pruning_core.checkpoint import AGENT, EVALUATION, METRICS, REPLAY, load_run, write_json
+from pruning_core.checkpoint import (
+    AGENT,
+    EVALUATION,
+    LINEAGE,
+    METRICS,
+    REPLAY,
+    load_run,
+    write_json,
+)
 from pruning_core.errors import AgentError, ConfigError, GateError, GroupError, PruningError
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import ImportanceTracker
@@ -23,8 +31,9 @@ from pruning_core.runtime.bundle import open_bundle
 from pruning_core.selection import Plan
 
 PHASES = ('reference', 'score', 'cut', 'recover', 'evaluate', 'latency')
-FILES = {AGENT, EVALUATION, METRICS, PLAN, REPLAY, BUNDLE, 'config.yaml',
+FILES = {AGENT, EVALUATION, LINEAGE, METRICS, PLAN, REPLAY, BUNDLE, 'config.yaml',
          'importance.safetensors'}
+
 
 
 @pytest.fixture
