@@ -57,6 +57,13 @@ def test_a_run_cut_off_before_the_swap_still_has_a_page(result, tmp_path):
     assert 'ended before the pruned agent' in page
 
 
+def test_a_run_cut_off_before_any_episode_still_has_a_page(result, tmp_path):
+    result |= {'ticks': [], 'rewards': [], 'events': []}
+    del result['pruned'], result['dense']
+    (tmp_path / 'result.json').write_text(json.dumps(result))
+    assert 'ended before the pruned agent' in write_report(tmp_path).read_text()
+
+
 def test_the_page_of_the_demo_is_whole_and_escaped(result, tmp_path):
     (tmp_path / 'result.json').write_text(json.dumps(result))
     page = write_report(tmp_path).read_text()

@@ -27,6 +27,7 @@ from pruned_controller.job import (
     Job,
     JobRequest,
     history,
+    last_id,
 )
 from pruned_controller.pruner_node import PrunerNode
 
@@ -311,3 +312,20 @@ def test_one_job_at_a_time_and_cancel_makes_room(pruner, until, tmp_path):
     until(lambda: (statuses[-1]['job'], statuses[-1]['state']) == (2, CANCELLED), 'its end')
     assert [(s['job'], s['state']) for s in history(tmp_path / 'runs')] == [
         (1, CANCELLED), (2, CANCELLED)]
+
+
+def test_a_number_is_never_given_twice_even_where_its_record_is_torn(tmp_path):
+    assert last_id(tmp_path) == 0
+    for name, text in (('job-0002', '{}'), ('job-0003', '{"job": 3, "sta'), ('job-old', '')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RECORD).write_text(text)
+    assert last_id(tmp_path) == 3
+
+
+def test_a_pruning_that_ended_well_must_say_where_its_bundle_is(tmp_path):
+    for number, result in ((1, {'bundle': 'there'}), (2, {}), (3, None)):
+        folder = tmp_path / f'job-{number:04d}'
+        folder.mkdir()
+        (folder / RECORD).write_text(json.dumps(
+            {'job': number, 'kind': 'prune', 'state': DONE, 'result': result}))
+    assert [s['job'] for s in history(tmp_path)] == [1]
