@@ -34,10 +34,18 @@ from pruned_controller.processes import NodeProcesses
 from pruning_core import __version__, zoo
 from pruning_core import config as configuration
 from pruning_core.errors import JobError, PruningError, explain
+from pruning_core.networks import Widths, count_plan_macs
 from pruning_core.report import text_table, write_report
 from pruning_core.runtime.bundle import Manifest, open_bundle
 
 JOINT_MAP = '["cos(pendulum.position)","sin(pendulum.position)","pendulum.velocity"]'
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{number} was asked for; allowed: 1 or more')
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,13 +61,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--score', default='combined', help='importance (default: %(default)s)')
     p.add_argument('--recovery-updates', type=int, default=2000,
                    help='gradient updates after the cut (default: %(default)s)')
-    p.add_argument('--episodes', type=int, default=4,
+    p.add_argument('--samples', type=int, default=0,
+                   help="plans per refinement, for both agents; 0: the reference's 512")
+    p.add_argument('--iterations', type=int, default=0,
+                   help="refinements of a plan, for both agents; 0: the reference's 6")
+    p.add_argument('--episodes', type=_at_least_one, default=4,
                    help='episodes of 10 s for each of dense and pruned (default: %(default)s)')
     p.add_argument('--seed', type=int, default=0,
                    help='seed of the first episode (default: %(default)s)')
     p.add_argument('--out', type=Path, default=None,
                    help='result folder (default: runs/demo-DATE-TIME)')
-    p.add_argument('--domain', type=int, default=None,
+    p.add_argument('--domain', type=int, default=None, choices=range(233), metavar='0..232',
                    help='ROS_DOMAIN_ID (default: a random one, so that nothing else is met)')
     return p
 
@@ -139,7 +151,8 @@ class Demo:
                         f'sparsity:={float(o.sparsity)}', f'score:={o.score}',
                         f'recovery_updates:={o.recovery_updates}')
         processes.start('controller', f'bundle:={dense}', f'store:={self.folder}/bundles',
-                        'input:=joint_states', f'joint_map:={JOINT_MAP}')
+                        'input:=joint_states', f'joint_map:={JOINT_MAP}',
+                        f'planner.samples:={o.samples}', f'planner.iterations:={o.iterations}')
         self.view.say('starting plant, pruner and controller ...')
         for name, step in (('configure', Transition.TRANSITION_CONFIGURE),
                            ('activate', Transition.TRANSITION_ACTIVATE)):
@@ -254,9 +267,13 @@ class Demo:
         manifest = self.manifests[name]
         times = np.asarray([s for _, s in record.latency] or [np.nan])
         quantiles = {f'p{q}_s': float(np.quantile(times, q / 100)) for q in (50, 90, 99)}
-        facts = manifest.planner
+        o = self.options
+        budget = configuration.PlannerConfig(**manifest.config['planner']).scaled(
+            o.samples, o.iterations)
+        macs = count_plan_macs(Widths.from_json(manifest.widths), budget.horizon, budget.samples,
+                               budget.policy_samples, budget.iterations)
         return {'hash': self.hashes[name], 'parameters': manifest.parameters,
-                'macs': manifest.macs, 'samples': facts.samples, 'iterations': facts.iterations,
+                'macs': macs, 'samples': budget.samples, 'iterations': budget.iterations,
                 'bytes': sum(int(f['bytes']) for f in manifest.files.values()),
                 'latency': {'count': len(record.latency), **quantiles,
                             'max_s': float(times.max())},

@@ -75,8 +75,10 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
     prune.add_argument('--out', type=Path,
                        help='new run folder (default: runs/AGENT_SPARSITY)')
-    prune.add_argument('--sparsity', type=float, help='share of the parameters to remove')
-    prune.add_argument('--score', help='importance to rank by (default: combined)')
+    prune.add_argument('--sparsity', type=float,
+                       help='share of the parameters to remove, at least (default: 0.95)')
+    prune.add_argument('--score', help='importance to rank by: gradient, fisher, bayesian, '
+                       'combined (default), l1 or random')
     prune.add_argument('--parent', help='hash of the bundle that this one replaces')
     add_set(prune)
     add_long(prune)
@@ -91,9 +93,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate = add('evaluate', _evaluate, 'Returns of an agent on fixed seeds',
                    'python -m pruning_core evaluate --agent pendulum_dense --episodes 20')
     evaluate.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
-    evaluate.add_argument('--episodes', type=int, default=20, help='fixed seeds 1000, 1001, ...')
-    evaluate.add_argument('--samples', type=int, default=128, help='plans per iteration')
-    evaluate.add_argument('--iterations', type=int, default=3, help='planner iterations')
+    evaluate.add_argument('--episodes', type=int, default=20,
+                          help='fixed seeds 1000, 1001, ... (default: %(default)s)')
+    evaluate.add_argument('--samples', type=int, default=128,
+                          help="plans per iteration; 0: the agent's own (default: %(default)s)")
+    evaluate.add_argument('--iterations', type=int, default=3,
+                          help="refinements; 0: the agent's own (default: %(default)s)")
     evaluate.add_argument('--write', action='store_true',
                           help='keep the result as evaluation.json in the folder')
     add_long(evaluate)
@@ -137,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = PruningError(
             explain(f"'{options.command}' was asked for", f'the system refused: {error}',
                     'a folder that can be written, with room on its disk',
-                    'free some room or give another --out; nothing half-written was kept'))
+                    'give another --out, or make room; nothing half-written was kept'))
         return _fail(options, full, FAILED)
     except KeyboardInterrupt:
         again = 'start the same command again to go on' if options.command == 'train' else \

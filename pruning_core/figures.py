@@ -70,6 +70,8 @@ def timeline(result: Mapping[str, Any]) -> str:
     names = {result[k]['hash'][:16]: k for k in ('dense', 'pruned') if k in result}
     who = np.array([names.get(x['model'], '') for x in ticks])
     with _figure(3, 1, 8.6, 6.2, sharex=True) as (figure, axes):
+        from matplotlib.ticker import LogFormatter
+
         latency, reward, stability = axes[:, 0]
         milliseconds = 1e3 * np.array([x['latency_s'] for x in ticks], float)
         for name, colour in (('dense', DENSE), ('pruned', PRUNED)):
@@ -80,6 +82,8 @@ def timeline(result: Mapping[str, Any]) -> str:
         latency.text(1.0, period_ms, f'period {period_ms:g} ms', ha='right', va='top',
                      color='#555', transform=latency.get_yaxis_transform())
         latency.set(yscale='log', ylabel='ms')
+        for which in (latency.yaxis.set_major_formatter, latency.yaxis.set_minor_formatter):
+            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         latency.set_title('Time from observation to command', pad=14)
         if names and len(t):
             latency.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0), markerscale=3)
@@ -131,15 +135,19 @@ def groups(plan: Mapping[str, Any]) -> str:
     names = list(plan['sizes'])
     sizes = np.array([plan['sizes'][n] for n in names])
     kept = sizes - np.array([len(plan['removed'].get(n, ())) for n in names])
-    with _figure(1, 1, 4.4, 0.6 + 0.24 * len(names)) as (figure, axes):
+    with _figure(1, 1, 4.6, 0.9 + 0.24 * len(names)) as (figure, axes):
+        from matplotlib.ticker import MaxNLocator
+
         axis, rows = axes[0, 0], np.arange(len(names))
         axis.barh(rows, sizes, 0.7, color='#e6d5c3', label='removed')
         axis.barh(rows, kept, 0.7, color=PRUNED, label='kept')
         for row, (k, n) in enumerate(zip(kept, sizes, strict=True)):
-            axis.text(n, row, f' {k} of {n}', va='center', fontsize=8)
+            axis.text(n, row, f' {k} of {n} kept', va='center', fontsize=8)
         axis.set_yticks(rows, names)
         axis.invert_yaxis()
-        axis.set(xlim=(0, 1.25 * sizes.max()), xlabel='units', title='What was cut')
+        axis.set(xlim=(0, 1.4 * sizes.max()), xlabel='units', title='What was kept')
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.legend(loc='upper center', bbox_to_anchor=(0.4, -0.12), ncols=2)
         axis.grid(visible=False)
         return _svg(figure)
 
@@ -170,7 +178,7 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
         for key in ('consistency', 'reward', 'value'):
             losses.plot(*column(key), lw=1, label=key)
         losses.set(yscale='log', ylabel='loss', title='Model losses')
-        losses.legend(loc='upper right', ncols=3)
+        losses.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7)
         first: Mapping[str, Any] = next(
             (r['importance'] for r in records if r.get('importance')), {})
         signal = 'fisher' if 'fisher' in first else next(iter(first), '')

@@ -51,6 +51,7 @@ class Bar:
         """Start without a bar."""
         self._bar: Any = None
         self._phase = ''
+        self._drawn = 0.0
 
     def __call__(self, phase: str, done: int, total: int, /, **facts: float | str) -> None:
         """Move the bar of `phase`, opening it first where it is a new phase."""
@@ -64,6 +65,9 @@ class Bar:
             {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in facts.items()},
             refresh=False)
         self._bar.update(done - self._bar.n)
+        if time.monotonic() - self._drawn > 0.2:  # the facts change while the count stands still
+            self._drawn = time.monotonic()
+            self._bar.refresh()
         if done >= total:
             self.close()
 

@@ -230,7 +230,8 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
         raise GateError(
             explain('a pruned agent was to be published', '; '.join(failed),
                     'the limits in the pruning section of the configuration',
-                    'prune less, recover longer, or loosen the gate')
+                    'prune less, recover longer, or loosen the gate; the agent is kept, with its '
+                    'figures and without a bundle')
         )
     bundle = write(folder / BUNDLE, dataclasses.replace(manifest, gates=gates), graphs)
     return Pruned(folder, bundle, plan, gates, time.perf_counter() - began)

@@ -10,7 +10,10 @@ run started again with the same command ends with the same weights.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,20 @@ def _episode_seed(seed: int, episode: int) -> int:
     return seed * 100_000 + (episode if episode < _EVALUATION_SEED else 10_000 + episode)
 
 
+def _locked(folder: Path) -> int:
+    """Keep other trainings out of a folder while this process lives; returns the open lock."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise AgentError(
+            explain(f"training into '{folder}' was asked for", 'another process trains there now',
+                    'a folder of its own for each training', 'wait for it, or give another --out')
+        ) from error
+    return handle
+
+
 class Trainer:
     """One training run in one folder."""
 
@@ -51,7 +68,7 @@ class Trainer:
             progress: told after every episode.
 
         Raises:
-            AgentError: the folder holds a run with another configuration.
+            AgentError: the folder holds a run with another configuration, or is in use.
         """
         self.config, self.folder, self.progress = config, folder, progress
         seed = config.training.seed
@@ -75,7 +92,12 @@ class Trainer:
         self.seconds = 0.0
         self.resumed_from: Path | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self._resume()
+        self._unlock = weakref.finalize(self, os.close, _locked(folder))
+        try:
+            self._resume()
+        except BaseException:
+            self._unlock()
+            raise
         files.write_atomically(folder / files.CONFIG, lambda p: configuration.dump(config, p))
 
     def run(self) -> Path:
@@ -99,6 +121,7 @@ class Trainer:
             files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
         finally:
             metrics.close()
+            self._unlock()
         for name in (files.CHECKPOINT, Path(files.CHECKPOINT).with_suffix('.previous').name):
             (self.folder / name).unlink(missing_ok=True)
         return self.folder

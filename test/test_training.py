@@ -248,3 +248,13 @@ class Bomb:
 def test_checkpoints_execute_nothing(tmp_path):
     torch.save({'episode': Bomb()}, tmp_path / CHECKPOINT)
     assert load_checkpoint(tmp_path / CHECKPOINT) is None
+
+
+def test_two_trainings_never_share_a_folder(tiny, tmp_path, four_parts):
+    first = Trainer(tiny(), tmp_path / 'run')
+    with pytest.raises(AgentError) as error:
+        Trainer(tiny(), tmp_path / 'run')
+    four_parts(error, 'another process trains there', 'give another --out')
+    first.run()
+    assert [r['episode'] for r in records(tmp_path / 'run')] == list(
+        range(tiny().training.episodes))

@@ -32,15 +32,15 @@ def leftovers(system):
             if p.is_file() and p.name not in ('job.json', 'log.txt')]
 
 
-def descendants(name='pruning_core'):
-    """Processes that run `python -m pruning_core` for a job."""
+def descendants(system):
+    """Processes that do a job of this system's pruner."""
     found = []
     for entry in Path('/proc').glob('[0-9]*'):
         try:
             command = (entry / 'cmdline').read_bytes().split(b'\0')
         except OSError:
             continue
-        if name.encode() in command and b'--stop-with-stdin' in command:
+        if b'--stop-with-stdin' in command and str(system.folder).encode() in b' '.join(command):
             found.append(int(entry.name))
     return found
 
@@ -104,7 +104,7 @@ def test_cancel_ends_the_job_and_leaves_nothing_half_written(pruner):
     pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
     assert observer.call('/pruner/cancel')[0]
     pruner.until('the end', lambda: observer.status['state'] == 'cancelled', 10.0)
-    assert leftovers(pruner) == [] and descendants() == []
+    assert leftovers(pruner) == [] and descendants(pruner) == []
     accepted, said = observer.call('/pruner/prune')
     assert accepted and said == 'job 2 accepted', 'the next job is taken'
 
@@ -116,7 +116,7 @@ def test_a_killed_pruner_takes_its_job_along_and_tells_so_afterwards(pruner, tin
     pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
     code = pruner.processes.signal('pruner', number)
     assert code == (0 if number != signal.SIGKILL else -signal.SIGKILL)
-    pruner.until('the end of the child', lambda: descendants() == [], 10.0)
+    pruner.until('the end of the child', lambda: descendants(pruner) == [], 10.0)
     observer.status = {}
     pruner.start('pruner', runs=pruner.folder / 'jobs', agent=tiny_agent)
     pruner.until('its status', lambda: observer.status.get('job') == 1, 20.0)
@@ -129,7 +129,7 @@ def test_a_dying_job_is_told_and_the_pruner_goes_on(pruner):
     observer = pruner.observer
     assert observer.call('/pruner/prune')[0]
     pruner.until('recovery', lambda: observer.status.get('phase') == 'recover', 60.0)
-    for pid in descendants():
+    for pid in descendants(pruner):
         os.kill(pid, signal.SIGKILL)
     pruner.until('the end', lambda: observer.status['state'] == 'failed', 10.0)
     assert 'ended with code -9' in observer.status['error']
