@@ -161,8 +161,8 @@ def _lead(result: Mapping[str, Any]) -> str:
             f"A plan takes {1e3 * pruned['latency']['p50_s']:.1f} ms instead of "
             f"{1e3 * dense['latency']['p50_s']:.0f} ms, {pruned['missed']} deadlines are missed "
             f"instead of {dense['missed']}, and the mean return of an episode is "
-            f'{mean(pruned):.0f} instead of {mean(dense):.0f}. What the dense agent lacks it loses to '
-            'missed deadlines: without a clock it controls as well (see the gate).')
+            f'{mean(pruned):.0f} instead of {mean(dense):.0f}. What the dense agent lacks, it '
+            'loses to missed deadlines: without a clock it controls as well (see the gate).')
 
 
 def _gates(gates: Mapping[str, Any]) -> list[str]:
