@@ -147,7 +147,7 @@ def test_demo_runs_and_ends_in_good_order(demo, probe):
     # A predicted reward means that observations come and that the controller plans on them.
     probe.until(lambda: any(math.isfinite(r) for r in reward), 'a plan')
     answer = probe.call(Trigger, '/pruner/cancel')
-    assert (answer.success, answer.message) == (False, 'no job is running')
+    assert not answer.success and 'no job is running' in answer.message
     yield
     assert started.codes == dict.fromkeys(NODES | {'pruning-core'}, 0)
     assert 'Traceback' not in started.output
