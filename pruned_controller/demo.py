@@ -278,6 +278,7 @@ class Demo:
                 'latency': {'count': len(record.latency), **quantiles,
                             'max_s': float(times.max())},
                 'ticks': len(record.latency), 'missed': record.misses - record.misses_at_start,
+                'seconds': round(record.seconds, 3),
                 'returns': record.returns[:self.options.episodes], 'modes': record.modes}
 
 

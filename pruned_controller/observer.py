@@ -39,6 +39,11 @@ class ModelRecord:
     misses_at_start: int = 0
     misses: int = 0
 
+    @property
+    def seconds(self) -> float:
+        """Time from the first tick seen to the last one."""
+        return self.latency[-1][0] - self.latency[0][0] if self.latency else 0.0
+
 
 class Observer:
     """Subscribes to everything; callbacks run in a thread of its own."""
