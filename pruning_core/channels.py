@@ -2,363 +2,350 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model once, and find which channels can only go together.
 
-Named modules and a function that runs them in, a `UnitGraph` out. Every tensor's last axis gets
-integer channel ids. Each operation passes ids on, concatenates them, unites them (a Linear unites
-its input's ids with its weight's columns; an addition unites both sides) or creates new ones (a
-Linear's outputs). What is united in the end is one unit. There are no offsets, so the order inside
-`cat([z, a])` cannot go wrong; a parameter used twice is united with itself; frozen and detached
-parts are seen, since autograd takes no part. An operation that is not understood freezes the
-channels it touches and says why: nothing is guessed (method section 1).
+Named modules and a function that runs them in, a `UnitGraph` out. Every axis of a tensor that is
+made of channels carries integer channel ids. Each operation passes ids on, joins them, unites them
+(a Linear unites its input's ids with its weight's columns; an addition unites both sides) or
+creates new ones (a Linear's outputs are its weight's rows). What is united in the end is one unit.
+There are no offsets, so the order inside `cat([z, a])` cannot go wrong; a parameter used twice is
+united with itself; frozen and detached parts are seen, since autograd takes no part. An operation
+that is not understood freezes the channels it touches and says why: nothing is guessed (method
+section 1). `operations` knows the operations, `units` makes groups of what was united here.
 """
 
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruning_core.groups import Group, Place, UnitGraph
+from pruning_core import operations, units
+from pruning_core.errors import GroupError, explain
+from pruning_core.groups import TensorFacts, UnitGraph
+from pruning_core.operations.calls import tensors_in
+from pruning_core.operations.widths import Gone, Ids
 
-Ids = npt.NDArray[np.int64]
+Axes = tuple[Ids | None, ...]  # channel ids along each axis; None where it is not made of channels
+Components = Mapping[str, nn.Module]
 
-# Operations that change values but neither the order nor the number of channels.
-_UNARY = {
-    'relu', 'relu_', 'elu', 'elu_', 'silu', 'mish', 'gelu', 'tanh', 'sigmoid', 'leaky_relu',
-    'hardtanh', 'softplus', 'dropout', 'neg', 'abs', 'exp', 'log', 'sqrt', 'square', 'pow',
-    'clamp', 'clamp_', 'clip', 'detach', 'clone', 'contiguous', 'float', 'double', 'to',
-    'requires_grad_', '__neg__', '__pow__',
-}
-_BINARY = {
-    'add', 'add_', 'sub', 'mul', 'mul_', 'div', 'minimum', 'maximum', '__add__', '__radd__',
-    '__iadd__', '__sub__', '__rsub__', '__mul__', '__rmul__', '__imul__', '__truediv__',
-    'true_divide',
-}
-# Operations that look at a tensor without passing its channels on.
-_INSPECTION = {
-    'size', 'dim', '__len__', 'numel', 'is_floating_point', 'stride', 'data_ptr',
-    '__hash__', 'type', 'get_device', 'ndimension', 'is_complex', 'is_contiguous', '__repr__',
-}
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_OURS = (*(os.path.join(_HERE, name) for name in ('channels.py', 'equivalence.py')),
+         os.path.join(_HERE, 'operations') + os.sep)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
-_DATA = Tensor.data.__get__  # type: ignore[attr-defined]  # `.data`, which is `.detach()`
+class Check(NamedTuple):
+    """A condition on what may be cut, put when everything is known."""
+
+    ids: Ids  # the channels that it is about
+    holds: Callable[[Gone], bool]
+    reason: str
 
 
-def _positional(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-                ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same call with its operands by position, and `axis` under its other name."""
-    options = dict(kwargs)
-    if 'axis' in options:
-        options['dim'] = options.pop('axis')
-    operands = [options.pop(key) for key in ('input', 'tensors') if key in options]
-    if name in _BINARY and 'other' in options:
-        operands.append(options.pop('other'))
-    return (*args, *operands), options
+class Tracer(TorchFunctionMode):
+    """Follows channel ids through every torch function called inside it.
 
+    Attributes:
+        names: full name of each parameter and buffer, by `id`; tied ones have one name.
+        tensors: what each of these is.
+        slots: ids along each (name, dim).
+        pairs: what was united: (n, 2) arrays of ids.
+        frozen: (ids, reason) of what must stay, the first reason counts.
+        consumed: ids that a later layer multiplies with weights of its own.
+        checks: conditions on what may be cut.
+        norms: ids that each normalisation over channels averages over, in order of execution.
+    """
 
-class _Units:
-    """Union-find over channel ids, with a reason on every class that must stay."""
+    def __init__(self, components: Components) -> None:
+        super().__init__()
+        self.count = 0
+        self.names: dict[int, str] = {}
+        self.tensors: dict[str, TensorFacts] = {}
+        self.slots: dict[tuple[str, int], Ids] = {}
+        self.pairs: list[tuple[Ids, Ids]] = []
+        self.frozen: list[tuple[Ids, str]] = []
+        self.consumed: list[Ids] = []
+        self.checks: list[Check] = []
+        self.norms: list[Ids] = []
+        self.modules = {id(module): f'{component}.{path}' if path else component
+                        for component, root in components.items()
+                        for path, module in root.named_modules()}
+        self._axes: dict[int, Axes] = {}
+        self._origins: dict[int, frozenset[str]] = {}
+        self._alive: list[Tensor] = []  # the id of a freed tensor would be used again
+        self._used: set[str] = set()
+        self.inside = 0
+        for name, tensor in named_tensors(components).items():
+            self._name(name, tensor, 'parameter' if isinstance(tensor, nn.Parameter) else 'buffer')
 
-    def __init__(self) -> None:
-        self.parent: list[int] = []
-        self.reason: dict[int, str] = {}
+    def _name(self, name: str, tensor: Tensor, kind: Any) -> None:
+        self.names[id(tensor)] = name
+        self.tensors[name] = TensorFacts(tuple(tensor.shape), kind)
+        axes = tuple(self.new(size) for size in tensor.shape)
+        self.slots.update({(name, dim): ids for dim, ids in enumerate(axes)})
+        self.put(tensor, axes, frozenset([name]))
+
+    # What the operations do to channels.
 
     def new(self, count: int) -> Ids:
-        first = len(self.parent)
-        self.parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
-
-    def root(self, i: int) -> int:
-        parent = self.parent
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
+        """Return ids that nothing else has."""
+        self.count += count
+        return np.arange(self.count - count, self.count)
 
     def unite(self, left: Ids, right: Ids) -> None:
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            a, b = self.root(a), self.root(b)
-            if a != b:
-                low, high = min(a, b), max(a, b)
-                self.parent[high] = low
-                if high in self.reason:
-                    self.reason.setdefault(low, self.reason.pop(high))
+        """Let channels go only together, one by one."""
+        if left is not right:
+            self.pairs.append((left, right))
 
     def freeze(self, ids: Ids, reason: str) -> None:
-        for i in ids.tolist():
-            self.reason.setdefault(self.root(i), reason)
+        """Let channels stay."""
+        self.frozen.append((ids, reason))
 
+    def fixed(self, count: int, reason: str) -> Ids:
+        """Return new ids of channels that stay."""
+        ids = self.new(count)
+        self.freeze(ids, reason)
+        return ids
 
-class _Tracer(TorchFunctionMode):
-    """Follows channel ids through every torch function called inside it."""
+    def size_slot(self, name: str, count: int) -> Ids:
+        """Ids of a size that a module states beside its tensors."""
+        if (name, 0) not in self.slots:
+            self.tensors[name] = TensorFacts((count,), 'size')
+            self.slots[name, 0] = self.new(count)
+        self._used.add(name)
+        return self.slots[name, 0]
 
-    def __init__(self, parameters: Mapping[int, str], tensors: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.units = _Units()
-        self.names = parameters  # id(tensor) -> first name
-        self.axes: dict[tuple[str, int], Ids] = {}
-        self.ids: dict[int, Ids] = {}
-        self.alive: list[Any] = list(tensors)  # ids of freed tensors would be used again
-        self.depth = 0
+    def multiply(self, tensor: Tensor, positions: int) -> None:
+        """Count the multiply-accumulates of the parameters that a tensor was made of."""
+        for name in self._origins.get(id(tensor), ()):
+            facts = self.tensors[name]
+            self.tensors[name] = replace(facts, positions=max(facts.positions, positions))
 
-    def axis(self, name: str, tensor: Tensor, dim: int) -> Ids:
-        """Ids along one axis of a parameter or buffer."""
-        key = (name, dim)
-        if key not in self.axes:
-            self.axes[key] = self.units.new(tensor.shape[dim])
-        return self.axes[key]
+    # What is known of tensors.
 
-    def of(self, tensor: Tensor) -> Ids:
-        """Ids of a tensor's last axis; a tensor from outside keeps its channels."""
-        if id(tensor) in self.names and tensor.dim() == 1:
-            return self.axis(self.names[id(tensor)], tensor, 0)
-        if id(tensor) not in self.ids:
-            fresh = self.units.new(tensor.shape[-1] if tensor.dim() else 1)
-            reason = 'a model input'
-            if id(tensor) in self.names:
-                reason = f'parameter {self.names[id(tensor)]} is used outside a known layer'
-                for dim in range(tensor.dim()):
-                    self.units.freeze(self.axis(self.names[id(tensor)], tensor, dim), reason)
-            self.units.freeze(fresh, reason)
-            self.put(tensor, fresh)
-        return self.ids[id(tensor)]
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor came out of this run, or belongs to the model."""
+        return id(tensor) in self._axes
 
-    def put(self, tensor: Tensor, ids: Ids) -> None:
-        self.ids[id(tensor)] = ids
-        self.alive.append(tensor)
+    def axes(self, tensor: Tensor) -> Axes:
+        """Channel ids along each axis of a tensor; what comes from outside keeps its channels."""
+        if id(tensor) not in self._axes:
+            known = self._alias(tensor)
+            if known is None:
+                last = (self.fixed(tensor.shape[-1], 'a model input'),) if tensor.dim() else ()
+                known = (None,) * (tensor.dim() - 1) + last
+            self.put(tensor, known)
+        if id(tensor) in self.names:
+            self._used.add(self.names[id(tensor)])
+        return self._axes[id(tensor)]
+
+    def put(self, tensor: Tensor, axes: Axes, origins: frozenset[str] = frozenset()) -> None:
+        """Note the channels of a tensor, and the parameters that it is a mere view of."""
+        self._axes[id(tensor)] = axes
+        self._alive.append(tensor)
+        if origins:
+            self._origins[id(tensor)] = origins
+
+    def known(self, tensor: Tensor) -> Axes:
+        """Axes of a known tensor that is only looked at."""
+        return self._axes[id(tensor)]
+
+    def check(self, ids: Ids, holds: Callable[[Gone], bool], reason: str) -> None:
+        """Put a condition on what may be cut of these channels."""
+        self.checks.append(Check(ids, holds, reason))
+
+    def origins(self, *tensors: Tensor) -> frozenset[str]:
+        """The parameters that tensors are mere views of."""
+        return frozenset().union(*(self._origins.get(id(t), frozenset()) for t in tensors))
+
+    def _alias(self, tensor: Tensor) -> Axes | None:
+        """Axes of a known tensor that shares this one's memory element by element."""
+        def place(t: Tensor) -> tuple[Any, ...]:
+            return (t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride())
+
+        if tensor.layout is not torch.strided or not tensor.numel():
+            return None
+        sought = place(tensor)
+        for known in reversed(self._alive):
+            if known.shape == tensor.shape and known.layout is torch.strided \
+                    and place(known) == sought:
+                return self._axes[id(known)]
+        return None
+
+    # The run.
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.depth += 1
+        self.inside += 1
         try:
             out = func(*args, **kwargs)
+            return operations.follow(self, func, args, kwargs, out)
         finally:
-            self.depth -= 1
-        if self.depth == 0:
-            self._follow(func, args, kwargs, out)
-        return out
+            self.inside -= 1
 
-    def _follow(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> None:
-        name = getattr(func, '__name__', '')
-        if name in _INSPECTION or name == '__get__' and not isinstance(out, Tensor):
-            return
-        args, options = _positional(name, args, kwargs)
-        extra = [x for x in (*args[1:], *options.values()) if isinstance(x, Tensor)]
-        if func is functional.linear:
-            self._linear(out, *args, **options)
-        elif func is functional.layer_norm:
-            self._layer_norm(out, *args, **options)
-        elif (name in _UNARY or func == _DATA) and not extra:
-            self.put(out, self.of(args[0]))
-        elif name in _BINARY and len(extra) <= 1 and len(args) > 1:
-            self._binary(func, out, args[0], args[1])
-        elif name in ('cat', 'concat', 'concatenate') and not extra:
-            self._cat(out, *args, **options)
-        elif name == 'stack':
-            self._stack(func, out, *args, **options)
-        elif name in ('mean', 'sum'):
-            self._reduce(func, out, *args, **options)
-        elif name in ('unbind', 'unsqueeze', 'squeeze', 'expand', '__getitem__', 'reshape', 'view',
-                      'flatten'):
-            self._keeps_last_axis(func, out, args, options)
-        else:
-            self._refuse(func, out, args, options)
-
-    def _linear(self, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
-                ) -> None:
-        name = self.names.get(id(weight))
-        if name is None:
-            self._refuse(functional.linear, out, (input, weight), {})
-            return
-        self.units.unite(self.of(input), self.axis(name, weight, 1))
-        rows = self.axis(name, weight, 0)
-        if bias is not None:
-            self.units.unite(rows, self.of(bias))
-        self.put(out, rows)
-
-    def _layer_norm(self, out: Tensor, input: Tensor, normalized_shape: Any,
-                    weight: Tensor | None = None, bias: Tensor | None = None,
-                    eps: float = 1e-5) -> None:
-        if len(normalized_shape) != 1:
-            self._refuse(functional.layer_norm, out, (input, weight, bias), {})
-            return
-        for affine in (weight, bias):
-            if affine is not None:
-                self.units.unite(self.of(input), self.of(affine))
-        self.put(out, self.of(input))
-
-    def _binary(self, func: Callable[..., Any], out: Tensor, left: Any, right: Any) -> None:
-        sides = [t for t in (left, right) if isinstance(t, Tensor) and t.dim() > 0]
-        wide = [t for t in sides if t.shape[-1] == out.shape[-1]]
-        for narrow in (t for t in sides if t.shape[-1] != out.shape[-1]):
-            self.units.freeze(self.of(narrow), f'broadcast by {self._where(func)}')
-        for other in wide[1:]:
-            self.units.unite(self.of(wide[0]), self.of(other))
-        self.put(out, self.of(wide[0]))
-
-    def _cat(self, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
-        if dim in (-1, out.dim() - 1):
-            self.put(out, np.concatenate([self.of(t) for t in tensors]))
-            return
-        for other in tensors[1:]:
-            self.units.unite(self.of(tensors[0]), self.of(other))
-        self.put(out, self.of(tensors[0]))
-
-    def _stack(self, func: Callable[..., Any], out: Tensor, tensors: Sequence[Tensor],
-               dim: int = 0) -> None:
-        if dim in (-1, out.dim() - 1):
-            self._refuse(func, out, (tensors,), {})
-            return
-        self._cat(out, tensors, 0 if out.dim() > 1 else -1)
-
-    def _reduce(self, func: Callable[..., Any], out: Tensor, source: Tensor, dim: Any = None,
-                keepdim: bool = False, **kwargs: Any) -> None:
-        axes = {d % source.dim() for d in ((dim,) if isinstance(dim, int) else dim or ())}
-        if axes and source.dim() - 1 not in axes:
-            self.put(out, self.of(source))
-        else:
-            self._refuse(func, out, (source,), {})
-
-    def _keeps_last_axis(self, func: Callable[..., Any], out: Any, args: Any, kwargs: Any) -> None:
-        """Operations on the leading axes; a probe with numbered channels tells which they were.
-
-        Reshapes and indexing have too many forms to reason about one by one, so the operation is
-        repeated on a tensor that holds each element's own channel number.
-        """
-        source: Tensor = args[0]
-        numbers = torch.arange(source.shape[-1] if source.dim() else 1, dtype=torch.float64)
-        with torch._C.DisableTorchFunction():
-            probe = func(numbers.expand(source.shape).clone(), *args[1:], **kwargs)
-            pieces = zip(out, probe, strict=True) if isinstance(out, (tuple, list)) \
-                else [(out, probe)]
-            for piece, numbered in pieces:
-                if numbered.dim():
-                    flat = numbered.reshape(-1, numbered.shape[-1])
-                    if len(flat) and bool((flat == flat[0]).all()):
-                        self.put(piece, self.of(source)[flat[0].long().numpy()])
-                        continue
-                self._refuse(func, piece, (source,), {})
-
-    def _refuse(self, func: Callable[..., Any], out: Any, args: Any, kwargs: Any) -> None:
+    def refuse(self, func: Callable[..., Any], touched: Any, out: Any) -> None:
         """Freeze everything that an operation touches, saying where it was met."""
-        reason = f'not understood: {self._where(func)}'
-        touched = [args, list(kwargs.values()), out]
-        while touched:
-            item = touched.pop()
-            if isinstance(item, (tuple, list)):
-                touched.extend(item)
-            elif isinstance(item, Tensor) and item.dim() > 0 and item.is_floating_point():
-                with torch._C.DisableTorchFunction():
-                    if id(item) in self.names:
-                        for dim in range(item.dim()):
-                            self.units.freeze(self.axis(self.names[id(item)], item, dim), reason)
-                    self.units.freeze(self.of(item), reason)
+        reason = f'not understood: {self.where(func)}'
+        for tensor in tensors_in(touched):
+            self.freeze_tensor(tensor, reason)
+        for tensor in tensors_in(out):
+            if self.knows(tensor):  # changed in place
+                self.freeze_tensor(tensor, reason)
+            else:
+                self.put(tensor, tuple(self.fixed(n, reason) for n in tensor.shape))
+
+    def freeze_tensor(self, tensor: Tensor, reason: str) -> None:
+        """Let every channel of a tensor stay."""
+        for ids in self.axes(tensor):
+            if ids is not None:
+                self.freeze(ids, reason)
 
     @staticmethod
-    def _where(func: Callable[..., Any]) -> str:
-        here = os.path.dirname(os.path.abspath(__file__))
-        torch_root = os.path.dirname(torch.__file__)
-        for frame in reversed(traceback.extract_stack()):
-            if not frame.filename.startswith(torch_root) and frame.filename != os.path.join(
-                    here, 'channels.py'):
-                place = f'{os.path.basename(frame.filename)}:{frame.lineno}'
-                break
-        else:
-            place = 'unknown place'
-        return f'{resolve_name(func) or getattr(func, "__name__", func)} at {place}'
+    def where(func: Callable[..., Any]) -> str:
+        """Name of an operation, with the file and line of the model that called it."""
+        frame: Any = sys._getframe()
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not file.startswith((*_OURS, _TORCH, '<')):
+                return f'{_title(func)} at {os.path.basename(file)}:{frame.f_lineno}'
+            frame = frame.f_back
+        return f'{_title(func)} at an unknown place'
+
+    def finish(self, outputs: Iterable[Tensor]) -> None:
+        """Freeze what the run showed must stay."""
+        for output in outputs:
+            self.freeze_tensor(output, 'an output of the model')
+        for (name, _), ids in self.slots.items():
+            if name not in self._used:
+                self.freeze(ids, 'not used while tracing')
 
 
-def trace(components: Mapping[str, nn.Module], run: Callable[[], Sequence[Tensor]]) -> UnitGraph:
+class _Unseen(TorchDispatchMode):
+    """Meets what reaches the tensors by other ways than torch's functions, and freezes it."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tracer = self.tracer
+        if not tracer.inside:
+            tracer.inside += 1
+            try:
+                met = [t for t in tensors_in([args, kwargs]) if tracer.knows(t)]
+                if met and str(func) in ('aten.detach.default', 'aten.alias.default'):
+                    tracer.put(out, tracer.axes(met[0]), tracer.origins(met[0]))
+                elif met:
+                    tracer.refuse(func, met, out)
+            finally:
+                tracer.inside -= 1
+        return out
+
+
+def _title(func: Callable[..., Any]) -> str:
+    name = getattr(func, '__name__', str(func))
+    if name == '__get__':
+        name = getattr(getattr(func, '__self__', None), '__name__', name)
+    module = getattr(func, '__module__', None) or ''
+    return f'{module if module.startswith("torch.nn") else "torch"}.{name}'
+
+
+def named_tensors(components: Components, *, ties: bool = False) -> dict[str, Tensor]:
+    """Parameters and buffers by full name, parameters of each component first.
+
+    Args:
+        components: modules by name.
+        ties: list a tensor under each of its names, not under the first alone.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for component, module in components.items():
+        for name, tensor in [*module.named_parameters(remove_duplicate=False),
+                             *module.named_buffers(remove_duplicate=False)]:
+            if ties or id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[f'{component}.{name}'] = tensor
+    return found
+
+
+@contextmanager
+def undisturbed(components: Components) -> Iterator[None]:
+    """Run a model without leaving marks: buffers, train or eval and random numbers stay as is.
+
+    Inside, every module is in eval mode and no gradient is recorded.
+    """
+    modules = [m for root in components.values() for m in root.modules()]
+    training = [m.training for m in modules]
+    buffers = [(m, name, b, None if b is None else b.clone())
+               for m in modules for name, b in m._buffers.items()]
+    cuda = {p.get_device() for m in modules for p in m.parameters(recurse=False) if p.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=sorted(cuda)), torch.no_grad():
+            for module in modules:
+                module.training = False
+            yield
+    finally:
+        for module, was in zip(modules, training, strict=True):
+            module.training = was
+        for module, name, buffer, values in buffers:
+            module._buffers[name] = buffer
+            if buffer is not None:
+                buffer.data.copy_(values)  # type: ignore[arg-type]
+
+
+def follow(components: Components, run: Callable[[], Any]) -> Tracer:
+    """Run a model once under a tracer.
+
+    Raises:
+        GroupError: the run returns no tensor.
+    """
+    tracer = Tracer(components)
+    with undisturbed(components):
+        with tracer, _Unseen(tracer):
+            returned = run()
+        outputs = tensors_in(returned)
+        if not outputs:
+            raise GroupError(
+                explain('a model was traced',
+                        f'its run returned {type(returned).__name__} without a tensor',
+                        'the tensors whose channels must stay: actions, rewards, '
+                        'values, reconstructions', 'return them from the function given to trace')
+            )
+        tracer.finish(outputs)
+    return tracer
+
+
+def trace(components: Components, run: Callable[[], Sequence[Tensor]]) -> UnitGraph:
     """Find every group of removable channels.
 
     Args:
         components: modules by name; parameters are named `component.parameter`.
         run: runs the model's own rollout once (two steps or more, so that what comes out of the
             dynamics goes back in) and returns the tensors whose channels must stay: actions,
-            rewards, values, reconstructions. Inputs stay by themselves.
+            rewards, values, reconstructions. Inputs stay by themselves. It runs in eval mode
+            without gradients, and leaves buffers and random numbers as they were.
 
     Returns:
         The graph; groups that may not be cut carry `frozen_because`.
+
+    Raises:
+        GroupError: a component has no usable name, or the run returns no tensor.
     """
-    named: dict[str, Tensor] = {}
-    first: dict[int, str] = {}
-    for component, module in components.items():
-        for name, tensor in list(module.named_parameters()) + list(module.named_buffers()):
-            named[f'{component}.{name}'] = tensor
-            first.setdefault(id(tensor), f'{component}.{name}')
-    tracer = _Tracer(first, list(named.values()))
-    with torch.no_grad(), tracer:
-        outputs = run()
-    for output in outputs:
-        tracer.units.freeze(tracer.of(output), 'an output of the model')
-    for name, tensor in named.items():
-        for dim in range(tensor.dim()):
-            if first[id(tensor)] == name and (name, dim) not in tracer.axes:
-                tracer.units.freeze(tracer.axis(name, tensor, dim), 'not used while tracing')
-    shapes = {n: tuple(t.shape) for n, t in named.items() if first[id(t)] == n}
-    return UnitGraph(_groups(tracer, shapes, list(components)), shapes)
-
-
-def _groups(tracer: _Tracer, shapes: Mapping[str, tuple[int, ...]], order: list[str]
-            ) -> tuple[Group, ...]:
-    slices: dict[int, list[tuple[Place, int]]] = {}
-    for (name, dim), ids in tracer.axes.items():
-        for index, i in enumerate(ids.tolist()):
-            slices.setdefault(tracer.units.root(i), []).append((Place(name, dim), index))
-    units: dict[tuple[tuple[Place, ...], str | None], list[list[int]]] = {}
-    for root, parts in slices.items():
-        parts.sort()
-        key = (tuple(place for place, _ in parts), tracer.units.reason.get(root))
-        units.setdefault(key, []).append([index for _, index in parts])
-    groups: list[Group] = []
-    counts: dict[str, int] = {}
-    position = {name: i for i, name in enumerate(shapes)}
-
-    def earliest(item: tuple[tuple[tuple[Place, ...], str | None], list[list[int]]]
-                 ) -> tuple[int, int, int]:
-        (places, _), rows = item
-        return min((order.index(p.parameter.split('.')[0]), position[p.parameter], p.dim)
-                   for p in places) if places else (0, 0, rows[0][0])
-
-    for (places, reason), rows in sorted(units.items(), key=earliest):
-        owners = tuple(sorted({p.parameter.split('.')[0] for p in places}, key=order.index))
-        if reason is not None:
-            base = f'{owners[0]}.fixed'
-        else:
-            base = f'{owners[0]}.hidden' if len(owners) == 1 else 'latent'
-        counts[base] = counts.get(base, 0) + 1
-        plain = base == 'latent' and counts[base] == 1
-        groups.append(Group(
-            name=base if plain else f'{base}{counts[base]}', owners=owners, places=places,
-            indices=np.asarray(rows, np.int64),
-            params_per_unit=_scalars(places, rows[0], shapes),
-            macs_per_unit=_scalars([p for p in places if len(shapes[p.parameter]) > 1], rows[0],
-                                   shapes),
-            frozen_because=reason,
-        ))
-    return tuple(groups)
-
-
-def _scalars(places: Sequence[Place], indices: Sequence[int],
-             shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Scalars in the union of one unit's slices, counting a crossing once."""
-    removed: dict[str, dict[int, int]] = {}
-    for place, _ in zip(places, indices, strict=False):
-        dims = removed.setdefault(place.parameter, {})
-        dims[place.dim] = dims.get(place.dim, 0) + 1
-    total = 0
-    for parameter, dims in removed.items():
-        whole = kept = 1
-        for dim, size in enumerate(shapes[parameter]):
-            whole *= size
-            kept *= size - dims.get(dim, 0)
-        total += whole - kept
-    return total
+    components = dict(components.items())
+    for name in components:
+        if not name or '.' in name:
+            raise GroupError(
+                explain('components were traced', f'one is named {name!r}',
+                        'names without a dot, such as encoder', 'name it otherwise')
+            )
+    return units.graph(follow(components, run), list(components))

@@ -23,6 +23,7 @@ from pruning_core.errors import ConfigError, explain, nearest
 ACTIVATIONS = ('relu', 'elu')
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'l1', 'random')
 ALLOCATIONS = ('uniform', 'global')
+COUPLINGS = ('own', 'min', 'protect')
 
 
 def _require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -248,7 +249,10 @@ class PruningConfig:
     score: str = 'combined'
     # 'uniform' removes the same share of every group; 'global' ranks all units together.
     allocation: str = 'uniform'
-    # Coupling groups (the latent) give this part of what the allocation wants of them: 1 cuts them
+    # How much coupling groups (the latent) give: what their 'own' scores say, the 'min' of the
+    # shares that their owners give, or nothing ('protect').
+    coupling: str = 'own'
+    # Coupling groups give this part of what the allocation wants of them: 1 cuts them
     # like any other group, 0 leaves them whole.
     coupling_share: float = 0.25
     # Widths stay multiples of this (vector lanes), and at least `floor`.
@@ -274,7 +278,8 @@ class PruningConfig:
         """Check ranges."""
         _require(math.isfinite(self.sparsity) and 0 <= self.sparsity < 1, 'pruning.sparsity',
                  self.sparsity, 'a share of the parameters from 0 to below 1')
-        for name, known in (('score', SCORES), ('allocation', ALLOCATIONS)):
+        for name, known in (('score', SCORES), ('allocation', ALLOCATIONS),
+                            ('coupling', COUPLINGS)):
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(
@@ -444,7 +449,7 @@ def dump(config: Config, path: str | Path) -> None:
 
 
 __all__ = [
-    'ACTIVATIONS', 'ALLOCATIONS', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
+    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
     'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'TrainingConfig',
     'dump', 'from_dict', 'load', 'override', 'to_dict',
 ]

@@ -26,6 +26,7 @@ from pruning_core import checkpoint as files
 from pruning_core import config as configuration
 from pruning_core import importance as scoring
 from pruning_core.agent import Agent
+from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig, PruningConfig
 from pruning_core.errors import AgentError, GateError, explain
@@ -34,13 +35,14 @@ from pruning_core.export import prepare
 from pruning_core.groups import UnitGraph
 from pruning_core.importance import ImportanceTracker
 from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
 from pruning_core.recovery import record, recover
 from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
-from pruning_core.selection import Limits, Plan, select
-from pruning_core.surgery import apply, verify
+from pruning_core.selection import Limits, select
+from pruning_core.surgery import apply
 
 BUNDLE, PLAN = 'bundle', 'plan.json'
 _LATENCY_PLANS = 200  # the 99 % quantile is then the third slowest
@@ -92,12 +94,8 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int) -> dict[str, np
     return scores
 
 
-def cut(agent: Agent, graph: UnitGraph, plan: Plan) -> float:
+def cut(agent: Agent, plan: Plan) -> float:
     """Cut an agent, its targets and its optimisers, and prove the cut; returns the difference."""
-    before = copy.deepcopy(dict(agent.components.items()))
-    receipt = apply(plan, graph, dict(agent.components.items()),
-                    optimizers=(agent.model_optimizer, agent.policy_optimizer),
-                    mirrors=(dict(agent.targets.items()),))
     generator = torch.Generator().manual_seed(0)
     probe = 2 * torch.rand(8, agent.widths.observations, generator=generator) - 1
 
@@ -106,7 +104,10 @@ def cut(agent: Agent, graph: UnitGraph, plan: Plan) -> float:
         shell.components = nn.ModuleDict(dict(components))
         return shell.rollout(probe)
 
-    return verify(before, dict(agent.components.items()), receipt, run)
+    receipt = apply(plan, dict(agent.components.items()),
+                    optimizer=(agent.model_optimizer, agent.policy_optimizer),
+                    mirrors=(dict(agent.targets.items()),), run=run)
+    return float(receipt.difference or 0.0)
 
 
 def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None = None,
@@ -182,13 +183,14 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     progress('score', 0, 1)
     graph = agent.graph()
     scores = scores_of(run, graph, settings.score, settings.seed)
-    plan = select(graph, scores, settings.sparsity,
-                  Limits(settings.floor, settings.multiple, settings.coupling_share),
+    plan = select(graph.groups, scores, Parameters(settings.sparsity),
+                  Limits(settings.floor, settings.multiple, settings.coupling,
+                         settings.coupling_share),
                   allocation=settings.allocation, score=settings.score)
     progress('cut', 0, 1)
     teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
     agent.restart_optimizers(settings.recovery_learning_rate)
-    difference = cut(agent, graph, plan)
+    difference = cut(agent, plan)
     progress('cut', 1, 1, parameters=float(count_parameters(agent.components)))
 
     importance = ImportanceTracker(

@@ -2,23 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """A budget and scores in; a plan of what to remove out.
 
-The plan is immutable, says what was asked and what is achieved, and names every group that could
-not give what the budget wanted, with the reason. Ties are broken by unit number, so that the same
-scores always give the same plan.
+The plan says what was asked and what is achieved, and names every group that could not give what
+the budget wanted, with the reason. Ties are broken by unit number, so that the same scores always
+give the same plan.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from pruning_core.errors import GroupError, explain
-from pruning_core.groups import Group, UnitGraph
+from pruning_core.budgets import Budget
+from pruning_core.config import ALLOCATIONS, COUPLINGS
+from pruning_core.errors import GroupError, explain, nearest
+from pruning_core.groups import Costs, Group
+from pruning_core.plans import Plan
 
 Array = npt.NDArray[np.float64]
 
@@ -30,173 +32,161 @@ class Limits:
     Attributes:
         floor: units that every group keeps at least.
         multiple: kept units are a multiple of this where the group is large enough for one.
-        coupling_share: coupling groups give this part of what the allocation wants of them; their
-            units hold several components together, and cost more return per parameter.
+        coupling: how much a group that several components share gives: as its 'own' scores say,
+            the 'min' of the shares that its owners' groups give, or nothing ('protect').
+        coupling_share: coupling groups give this part of that; their units hold several components
+            together, and cost more return per parameter.
         protect: names of groups that are left whole.
+        caps: largest share of a component's parameters that may go, by component.
     """
 
     floor: int = 8
     multiple: int = 8
+    coupling: str = 'own'
     coupling_share: float = 1.0
     protect: tuple[str, ...] = ()
+    caps: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, value, holds, allowed in (
+                ('floor', self.floor, self.floor >= 0, '0 or more'),
+                ('multiple', self.multiple, self.multiple >= 1, '1 or more'),
+                ('coupling', self.coupling, self.coupling in COUPLINGS, ', '.join(COUPLINGS)),
+                ('coupling_share', self.coupling_share, 0 <= self.coupling_share <= 1,
+                 'from 0 to 1'),
+                *((f'caps of {c}', v, 0 <= v <= 1, 'from 0 to 1') for c, v in self.caps.items())):
+            if not holds:
+                raise GroupError(explain(f'a limit was set for {name}', f'{value!r}', allowed,
+                                         'correct it'))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which units go.
-
-    Attributes:
-        removed: unit numbers by group name, ascending.
-        sizes: units of each free group before the cut.
-        requested: share of the parameters to remove; `achieved` the share that goes.
-        parameters: before the cut; `parameters_left` after it.
-        skipped: (group, reason) for every group that gave less than the allocation wanted.
-        allocation: how the budget was shared out, and by which `score`.
-    """
-
-    removed: Mapping[str, tuple[int, ...]]
-    sizes: Mapping[str, int]
-    requested: float
-    achieved: float
-    parameters: int
-    parameters_left: int
-    skipped: tuple[tuple[str, str], ...] = ()
-    allocation: str = 'uniform'
-    score: str = ''
-    schema: int = field(default=1)
-
-    def kept(self, group: str) -> npt.NDArray[np.int64]:
-        """Unit numbers of a group that stay, ascending."""
-        gone = np.asarray(self.removed.get(group, ()), np.int64)
-        return np.setdiff1d(np.arange(self.sizes[group]), gone)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Plan:
-        """Rebuild from `to_json`.
-
-        Raises:
-            GroupError: fields are missing or unknown.
-        """
-        try:
-            return cls(**{
-                **values,
-                'removed': {k: tuple(int(i) for i in v) for k, v in values['removed'].items()},
-                'skipped': tuple((str(g), str(r)) for g, r in values['skipped']),
-            })
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GroupError(
-                explain('a plan was read', f'it is not whole ({error})',
-                        'the fields that Plan.to_json writes', 'take the file that pruning wrote')
-            ) from error
-
-
-def parameters_left(graph: UnitGraph, removed: Mapping[str, int]) -> int:
-    """Count the parameters that stay when `removed[group]` units of each group go."""
-    gone: dict[str, dict[int, int]] = {}
-    for group in graph.groups:
-        for place in group.places:
-            dims = gone.setdefault(place.parameter, {})
-            dims[place.dim] = dims.get(place.dim, 0) + removed.get(group.name, 0)
-    return sum(
-        math.prod(size - gone.get(name, {}).get(dim, 0) for dim, size in enumerate(shape))
-        for name, shape in graph.shapes.items()
-    )
-
-
-def select(graph: UnitGraph, scores: Mapping[str, Array], sparsity: float,
+def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
            limits: Limits = Limits(), *, allocation: str = 'uniform', score: str = '',
            strict: bool = True) -> Plan:
     """Choose the units to remove.
 
     Args:
-        graph: the traced structure.
+        groups: of the traced model; those that must stay are left alone.
         scores: (units,) per free group; the lowest go first, NaN (never measured) last.
-        sparsity: share of the parameters to remove, in [0, 1).
-        limits: floors, multiples and protected groups.
+        budget: `Parameters`, `Macs` or `Milliseconds`.
+        limits: floors, multiples, caps, the coupling rule and protected groups.
         allocation: 'uniform' takes the same share of every group; 'global' ranks all units
             together, each score divided by its group's mean so that groups are comparable.
         score: name of the score, kept in the plan.
         strict: raise where the budget cannot be met; otherwise remove what the limits allow.
 
     Returns:
-        The plan that removes at least `sparsity`, and no more than the widths' multiple forces.
+        The plan that meets the budget, and removes no more than the widths' multiple forces.
 
     Raises:
-        GroupError: the budget is out of range or cannot be met, or a score is missing.
+        GroupError: the budget cannot be met, a score is missing, or a limit names what is not
+            there.
     """
-    if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
-        raise GroupError(
-            explain(f'removing a share of {sparsity} of the parameters was asked for',
-                    'it is out of range', 'a share from 0 to below 1, such as 0.9',
-                    'correct the sparsity')
-        )
-    for group in graph.free:
-        if group.name not in scores or len(scores[group.name]) != group.size:
-            raise GroupError(
-                explain(f"scores for group '{group.name}' were needed",
-                        f'{len(scores.get(group.name, ()))} of {group.size}',
-                        'one score per unit', 'measure importance on this very model')
-            )
-    if allocation not in ('uniform', 'global'):
-        raise GroupError(
-            explain(f"allocation '{allocation}' was asked for", 'it is not known',
-                    'uniform, global', 'choose one of these')
-        )
-    wanted_of = _uniform(graph) if allocation == 'uniform' else _global(graph, scores)
-    total = graph.parameters
+    free = [g for g in groups if g.frozen_because is None]
+    _check(groups, free, scores, limits, allocation)
+    sizes = {g.name: g.size for g in free}
+    costs = Costs(groups)
+    share_out = _uniform(free) if allocation == 'uniform' else _global(free, scores)
+    ceilings = _ceilings(free, costs, share_out, limits)
 
-    def removed_at(level: float) -> dict[str, int]:
-        wanted = wanted_of(level)
-        return {g.name: _allowed(g, wanted[g.name], limits) for g in graph.free}
+    def wanted_at(level: float) -> dict[str, int]:
+        return _with_couplings(free, share_out(level), limits)
+
+    def counts_at(level: float) -> dict[str, int]:
+        at = {c: wanted_at(min(level, c)) for c in {*ceilings.values(), 1.0}}
+        return {g.name: _allowed(g, at[ceilings[g.name]][g.name], limits) for g in free}
 
     # The level at which enough goes: removal grows with it, so bisection finds the least.
     low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if 1 - parameters_left(graph, removed_at(middle)) / total >= sparsity:
-            high = middle
-        else:
-            low = middle
-    level = 0.0 if sparsity == 0 else high
-    counts = removed_at(level)
-    left = parameters_left(graph, counts)
-    achieved = 1 - left / total
-    if strict and achieved < sparsity:
+    if budget.met(budget.achieved(costs, sizes, {})):
+        high = 0.0
+    else:
+        for _ in range(50):
+            middle = (low + high) / 2
+            if budget.met(budget.achieved(costs, sizes, counts_at(middle))):
+                high = middle
+            else:
+                low = middle
+    counts = counts_at(high)
+    achieved = budget.achieved(costs, sizes, counts)
+    if strict and not budget.met(achieved):
+        raise GroupError(_missed(groups, free, budget, achieved, limits))
+    wanted = share_out(high)
+    order = {g.name: np.argsort(np.where(np.isnan(s := _scores(scores, g)), np.inf, s),
+                                kind='stable') for g in free}
+    return Plan.removing(
+        groups, {g.name: order[g.name][:counts[g.name]] for g in free},
+        budget=budget.measure, requested=budget.requested, achieved=achieved,
+        skipped=tuple((g.name, _why(g, wanted[g.name], counts[g.name], high, ceilings, limits))
+                      for g in free if counts[g.name] < wanted[g.name]),
+        allocation=allocation, score=score)
+
+
+def _scores(scores: Mapping[str, Array], group: Group) -> Array:
+    return np.asarray(scores[group.name], np.float64)
+
+
+def _check(groups: Sequence[Group], free: Sequence[Group], scores: Mapping[str, Array],
+           limits: Limits, allocation: str) -> None:
+    for group in free:
+        if group.name not in scores or np.shape(scores[group.name]) != (group.size,):
+            found = np.shape(scores[group.name]) if group.name in scores else (0,)
+            raise GroupError(
+                explain(f"scores for group '{group.name}' were needed",
+                        f'{" x ".join(map(str, found)) or "a single one"} of {group.size}',
+                        'one score per unit', 'measure importance on this very model')
+            )
+    if allocation not in ALLOCATIONS:
         raise GroupError(
-            explain(f'removing {sparsity:.1%} of the parameters was asked for',
-                    f'{achieved:.1%} is what the limits leave room for',
-                    f'a floor below {limits.floor}, a multiple below {limits.multiple}, a '
-                    f'coupling share above {limits.coupling_share:g}, fewer protected groups '
-                    f'({", ".join(limits.protect) or "none"})',
-                    'ask for less, or loosen the limits')
+            explain(f"allocation '{allocation}' was asked for", 'it is not known',
+                    ', '.join(ALLOCATIONS), 'choose one of these')
         )
-    wanted = wanted_of(level)
-    skipped = tuple(
-        (g.name, 'protected' if g.name in limits.protect else
-         f'{wanted[g.name]} units wanted, {counts[g.name]} taken: floor {limits.floor}, '
-         f'multiple {limits.multiple}'
-         + (f', coupling share {limits.coupling_share:g}' if g.kind == 'coupling' else ''))
-        for g in graph.free if counts[g.name] < wanted[g.name]
-    )
-    order = {g.name: np.argsort(np.where(np.isnan(s := scores[g.name]), np.inf, s), kind='stable')
-             for g in graph.free}
-    return Plan(
-        removed={g.name: tuple(sorted(int(i) for i in order[g.name][:counts[g.name]]))
-                 for g in graph.free},
-        sizes={g.name: g.size for g in graph.free}, requested=float(sparsity), achieved=achieved,
-        parameters=total, parameters_left=left, skipped=skipped, allocation=allocation,
-        score=score,
-    )
+    components = list(dict.fromkeys(o for g in groups for o in g.owners))
+    for what, asked, known in (('protected group', limits.protect, [g.name for g in groups]),
+                               ('cap for component', limits.caps, components)):
+        for name in asked:
+            if name not in known:
+                raise GroupError(
+                    explain(f"a {what} '{name}' was asked for",
+                            'it is not known' + nearest(name, known), ', '.join(known),
+                            'choose one of these')
+                )
+
+
+def _missed(groups: Sequence[Group], free: Sequence[Group], budget: Budget, achieved: float,
+            limits: Limits) -> str:
+    if not free:
+        reasons = sorted({str(g.frozen_because) for g in groups})
+        return explain(f'{budget.asked()} was asked for', 'every group must stay: '
+                       + '; '.join(reasons[:5]), 'a model with groups that may be cut',
+                       'use operations that are understood, or prune another part')
+    caps = ', '.join(f'{c} {v:g}' for c, v in limits.caps.items()) or 'none'
+    return explain(
+        f'{budget.asked()} was asked for',
+        f'{budget.shown(achieved)} is what the limits leave room for',
+        f'a floor below {limits.floor}, a multiple below {limits.multiple}, a coupling share '
+        f'above {limits.coupling_share:g} (rule {limits.coupling}), higher caps ({caps}), fewer '
+        f'protected groups ({", ".join(limits.protect) or "none"})',
+        'ask for less, or loosen the limits')
+
+
+def _why(group: Group, wanted: int, taken: int, level: float, ceilings: Mapping[str, float],
+         limits: Limits) -> str:
+    if group.name in limits.protect:
+        return 'protected'
+    if group.kind == 'coupling' and limits.coupling == 'protect':
+        return 'coupling groups are protected'
+    capped = [f'cap {limits.caps[o]:g} of {o}' for o in group.owners
+              if o in limits.caps and ceilings[group.name] < level]
+    share = [f'coupling share {limits.coupling_share:g}, rule {limits.coupling}'] \
+        if group.kind == 'coupling' else []
+    return ', '.join([f'{wanted} units wanted, {taken} taken: floor {limits.floor}',
+                      f'multiple {limits.multiple}', *share, *capped])
 
 
 def _allowed(group: Group, wanted: int, limits: Limits) -> int:
     """Units that may go: the kept width is rounded to a multiple and never below the floor."""
-    if group.kind == 'coupling':
-        wanted = round(limits.coupling_share * wanted)
     if group.name in limits.protect or wanted <= 0:
         return 0
     kept = max(group.size - wanted, limits.floor, 1)
@@ -206,22 +196,67 @@ def _allowed(group: Group, wanted: int, limits: Limits) -> int:
     return group.size - min(group.size, kept)
 
 
-def _uniform(graph: UnitGraph) -> Callable[[float], dict[str, int]]:
-    return lambda level: {g.name: round(level * g.size) for g in graph.free}
+def _with_couplings(free: Sequence[Group], wanted: Mapping[str, int], limits: Limits
+                    ) -> dict[str, int]:
+    """Apply the rule for groups that several components share."""
+    given: dict[str, list[int]] = {}  # units wanted and there, per component
+    for g in free:
+        if g.kind == 'component':
+            total = given.setdefault(g.owners[0], [0, 0])
+            total[0] += wanted[g.name]
+            total[1] += g.size
+    result = dict(wanted)
+    for g in free:
+        if g.kind != 'coupling':
+            continue
+        if limits.coupling == 'protect':
+            result[g.name] = 0
+        elif limits.coupling == 'min':
+            shares = [given[o][0] / given[o][1] for o in g.owners if o in given]
+            result[g.name] = min(wanted[g.name], round(min(shares, default=1.0) * g.size))
+        result[g.name] = round(limits.coupling_share * result[g.name])
+    return result
 
 
-def _global(graph: UnitGraph, scores: Mapping[str, Array]) -> Callable[[float], dict[str, int]]:
+def _ceilings(free: Sequence[Group], costs: Costs, share_out: Callable[[float], dict[str, int]],
+              limits: Limits) -> dict[str, float]:
+    """Highest level of each group at which no capped owner of it loses more than its cap."""
+    highest = dict.fromkeys(limits.caps, 1.0)
+    for component, cap in limits.caps.items():
+        total = costs.parameters({}, component)
+
+        def lost(level: float, component: str = component, total: int = total) -> float:
+            wanted = _with_couplings(free, share_out(level), limits)
+            counts = {g.name: _allowed(g, wanted[g.name], limits) for g in free}
+            return 1 - costs.parameters(counts, component) / max(total, 1)
+
+        if lost(1.0) > cap:
+            low, high = 0.0, 1.0
+            for _ in range(50):
+                middle = (low + high) / 2
+                low, high = (middle, high) if lost(middle) <= cap else (low, middle)
+            highest[component] = low
+    return {g.name: min((highest[o] for o in g.owners if o in highest), default=1.0)
+            for g in free}
+
+
+def _uniform(free: Sequence[Group]) -> Callable[[float], dict[str, int]]:
+    return lambda level: {g.name: round(level * g.size) for g in free}
+
+
+def _global(free: Sequence[Group], scores: Mapping[str, Array]
+            ) -> Callable[[float], dict[str, int]]:
     """Rank all units together by score over the group's mean score."""
-    relative = []
-    for group in graph.free:
-        values = scores[group.name]
+    relative = [np.zeros(0)]
+    for group in free:
+        values = _scores(scores, group)
         mean = np.nanmean(values) if np.isfinite(values).any() else 1.0
         relative.append(np.where(np.isnan(values), np.inf, values / max(float(mean), 1e-300)))
-    owner = np.concatenate([np.full(g.size, i) for i, g in enumerate(graph.free)])
+    owner = np.repeat(np.arange(len(free)), [g.size for g in free])
     order = np.argsort(np.concatenate(relative), kind='stable')
 
     def wanted(level: float) -> dict[str, int]:
-        taken = np.bincount(owner[order[:round(level * len(order))]], minlength=len(graph.free))
-        return {g.name: int(n) for g, n in zip(graph.free, taken, strict=True)}
+        taken = np.bincount(owner[order[:round(level * len(order))]], minlength=len(free))
+        return {g.name: int(n) for g, n in zip(free, taken, strict=True)}
 
     return wanted

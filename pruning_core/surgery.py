@@ -2,27 +2,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan in; smaller modules out: weights, gradients, optimiser state and mirrors together.
 
-The cut is atomic: every new tensor is made and checked before the first one is put in place, so a
-plan that does not fit changes nothing. `verify` then proves that the cut model equals the full
-model with every removed slice set to zero.
+The cut is atomic: every new tensor is made and checked before the first one is put in place, and
+where a probe is given, a cut that does not compute what the masked model does is taken back.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pruning_core.channels import Components, named_tensors
+from pruning_core.equivalence import Run, compare, masked_outputs, verify
 from pruning_core.errors import GroupError, explain
-from pruning_core.groups import UnitGraph
-from pruning_core.selection import Plan
+from pruning_core.plans import Plan, left
 
-Components = Mapping[str, nn.Module]
+__all__ = ['Receipt', 'apply', 'rebuild', 'save', 'verify']
+
+Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None
 
 
 @dataclass(frozen=True)
@@ -32,227 +36,261 @@ class Receipt:
     Attributes:
         parameters_before: scalars in `components` before the cut, and after it.
         parameters_after: see above.
-        kept: positions that stayed, by parameter name and dim.
+        difference: between the cut and the masked model; None where no probe was given.
     """
 
     parameters_before: int
     parameters_after: int
-    kept: Mapping[tuple[str, int], np.ndarray]
+    difference: float | None = None
 
 
-def _kept(graph: UnitGraph, plan: Plan) -> dict[tuple[str, int], np.ndarray]:
-    """Positions that stay along every axis that loses something."""
-    sizes = {g.name: g.size for g in graph.free}
-    if dict(plan.sizes) != sizes:
-        raise GroupError(
-            explain('a plan was applied', f'it was made for groups {dict(plan.sizes)}',
-                    f'this model, with groups {sizes}', 'make a plan for this model')
-        )
-    gone: dict[tuple[str, int], list[np.ndarray]] = {}
-    for group in graph.free:
-        units = np.asarray(plan.removed.get(group.name, ()), np.int64)
-        if len(units) == 0:
-            continue
-        if units.min() < 0 or units.max() >= group.size or len(set(units.tolist())) != len(units):
+class _Knife:
+    """Slices tensors by the name of the parameter that they belong to."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.kept = {(name, dim): torch.from_numpy(left(plan.shapes[name][dim], at))
+                     for name, dims in plan.slices.items() for dim, at in dims.items()}
+        self.names = frozenset(plan.slices)
+
+    def slice(self, tensor: Tensor, name: str) -> Tensor:
+        for dim in range(tensor.dim()):
+            if (name, dim) in self.kept:
+                tensor = tensor.index_select(dim, self.kept[name, dim].to(tensor.device))
+        return tensor.contiguous()
+
+    def cut(self, tensor: Tensor, name: str) -> Tensor:
+        """Return a new parameter or buffer like this one, with its gradient and hooks."""
+        values = self.slice(tensor.detach(), name)
+        if not isinstance(tensor, nn.Parameter):
+            return values
+        parameter: Tensor = torch.Tensor._make_subclass(
+            type(tensor), values, tensor.requires_grad)
+        parameter.__dict__.update(tensor.__dict__)
+        if tensor.grad is not None:
+            parameter.grad = self.slice(tensor.grad, name)
+        for hook in (tensor._backward_hooks or {}).values():
+            parameter.register_hook(hook)
+        for hook in (getattr(tensor, '_post_accumulate_grad_hooks', None) or {}).values():
+            parameter.register_post_accumulate_grad_hook(hook)
+        return parameter
+
+    def cut_state(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+                  ) -> dict[int, dict[str, Any]]:
+        """State of every parameter that is cut: what has its shape is sliced, scalars stay."""
+        states = {}
+        for parameter, state in optimizer.state.items():
+            name = names.get(id(parameter))
+            if name not in self.names:
+                continue
+            new = states[id(parameter)] = dict(state)
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    new[key] = self.slice(value, name)
+                elif isinstance(value, (Tensor, list, tuple, dict)) and not (
+                        isinstance(value, Tensor) and value.numel() == 1):
+                    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value)
+                    raise GroupError(
+                        explain(f"the state '{key}' that {type(optimizer).__name__} keeps of "
+                                f"'{name}' was to be cut", f'it has the shape {shape}',
+                                f'{tuple(parameter.shape)} or a single number',
+                                'start the optimiser afresh after the cut')
+                    )
+        return states
+
+
+def _check_shapes(plan: Plan, tensors: Mapping[str, Tensor], what: str, do: str, *,
+                  whole: bool) -> None:
+    real = {n: s for n, s in plan.shapes.items() if not n.endswith('.normalized_shape')}
+    for name in sorted({*tensors, *real} if whole else {*tensors}):
+        found = tuple(tensors[name].shape) if name in tensors else 'nothing'
+        if found != real.get(name):
             raise GroupError(
-                explain(f"a plan for group '{group.name}' was applied",
-                        f'units {units.min()} to {units.max()}, {len(units)} in all',
-                        f'different units from 0 to {group.size - 1}', 'make the plan again')
+                explain(f"{what} '{name}' was to be cut", f'its shape is {found}',
+                        f'{real.get(name, "nothing of this name")}, as traced', do)
             )
-        if len(units) >= group.size:
-            raise GroupError(
-                explain(f"all {group.size} units of '{group.name}' were to be removed",
-                        'nothing would pass through it any more', 'at least one unit stays',
-                        'lower the sparsity, or raise the floor')
-            )
-        for column, place in enumerate(group.places):
-            gone.setdefault((place.parameter, place.dim), []).append(group.indices[units, column])
-    return {(name, dim): np.setdiff1d(np.arange(graph.shapes[name][dim]), np.concatenate(parts))
-            for (name, dim), parts in gone.items()}
 
 
-def _slice(tensor: Tensor, name: str, kept: Mapping[tuple[str, int], np.ndarray]) -> Tensor:
-    for dim in range(tensor.dim()):
-        if (name, dim) in kept:
-            tensor = tensor.index_select(
-                dim, torch.from_numpy(kept[name, dim]).to(tensor.device))
-    return tensor.contiguous()
-
-
-def _tensors(components: Components) -> list[tuple[str, nn.Module, str, Tensor]]:
-    """Every parameter and buffer as (full name, owning module, attribute, tensor)."""
-    found = []
-    for component, module in components.items():
-        for path, child in module.named_modules():
-            prefix = f'{component}.{path}.' if path else f'{component}.'
-            for attribute, tensor in [*child.named_parameters(recurse=False),
-                                      *child.named_buffers(recurse=False)]:
-                found.append((prefix + attribute, child, attribute, tensor))
-    return found
-
-
-def apply(plan: Plan, graph: UnitGraph, components: Components,
-          optimizers: Sequence[torch.optim.Optimizer] = (),
-          mirrors: Sequence[Components] = ()) -> Receipt:
+def apply(plan: Plan, components: Components, optimizer: Optimizers = None,
+          mirrors: Sequence[Components] = (), run: Run | None = None) -> Receipt:
     """Cut `components` in place.
 
+    Parameters become new objects; optimisers that are given hold the new ones afterwards, in their
+    old order. Everything else stays: ties, `requires_grad`, train and eval mode, device, dtype.
+
     Args:
-        plan: from `selection.select` on this graph.
-        graph: the trace that the plan was made for.
+        plan: from `selection.select` on the groups of these components.
         components: modules by name, as they were traced.
-        optimizers: whose parameters and per-parameter state are cut alongside.
+        optimizer: whose parameters and per-parameter state are cut alongside; one or several.
         mirrors: target networks: mappings from (some of) the same names to equally shaped modules.
+        run: runs a model on one fixed probe and returns its outputs. Where it is given, the cut
+            is verified, and taken back if it does not hold.
 
     Returns:
         What went.
 
     Raises:
-        GroupError: the plan does not fit; nothing was changed.
+        GroupError: the plan does not fit, or the cut does not verify; nothing was changed.
     """
-    kept = _kept(graph, plan)
-    first: dict[int, str] = {}
-    for name, _, _, tensor in _tensors(components):
-        first.setdefault(id(tensor), name)  # tied tensors are cut by their first name
-        if name in graph.shapes and tuple(tensor.shape) != graph.shapes[name]:
-            raise GroupError(
-                explain(f"parameter '{name}' was to be cut", f'its shape is {tuple(tensor.shape)}',
-                        f'{graph.shapes[name]}, as traced', 'trace the model again')
-            )
-    new: dict[int, Tensor] = {}
-    places = []
-    for _, module, attribute, tensor in _tensors(components):
-        places.append((module, attribute, tensor))
-        if id(tensor) not in new:
-            new[id(tensor)] = _cut(tensor, first[id(tensor)], kept)
-    canonical = {name: first[id(tensor)] for name, _, _, tensor in _tensors(components)}
+    components = dict(components.items())
+    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) \
+        else list(optimizer or ())
+    tensors = named_tensors(components)
+    _check_shapes(plan, tensors, 'parameter', 'trace the model again', whole=True)
+    knife = _Knife(plan)
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    canonical = {name: names[id(tensor)]
+                 for name, tensor in named_tensors(components, ties=True).items()}
+    modules = _modules(components)
     for mirror in mirrors:
-        for own_name, module, attribute, tensor in _tensors(mirror):
-            name = canonical.get(own_name, own_name)
-            if name in graph.shapes and tuple(tensor.shape) != graph.shapes[name]:
-                raise GroupError(
-                    explain(f"mirror parameter '{name}' was to be cut",
-                            f'its shape is {tuple(tensor.shape)}', f'{graph.shapes[name]}',
-                            'mirror the model that was traced')
-                )
-            places.append((module, attribute, tensor))
-            new.setdefault(id(tensor), _cut(tensor, name, kept))
-    states = [_cut_state(optimizer, first, kept) for optimizer in optimizers]
+        mirrored = {canonical.get(name, name): tensor for name, tensor in
+                    named_tensors(dict(mirror.items()), ties=True).items()}
+        _check_shapes(plan, mirrored, 'mirror parameter', 'mirror the model that was traced',
+                      whole=False)
+        for name, tensor in named_tensors(dict(mirror.items()), ties=True).items():
+            names.setdefault(id(tensor), canonical.get(name, name))
+            tensors[f'{id(mirror)}:{name}'] = tensor
+        modules |= _modules(dict(mirror.items()))
+    expected = masked_outputs(components, plan, run) if run is not None else []
+    new = {id(tensor): knife.cut(tensor, names[id(tensor)]) for tensor in tensors.values()
+           if names[id(tensor)] in knife.names}
+    states = [knife.cut_state(o, names) for o in optimizers]
 
-    before = sum(t.numel() for t in _unique(components))
-    for module, attribute, tensor in places:
-        if attribute in module._parameters:
-            module._parameters[attribute] = new[id(tensor)]  # type: ignore[assignment]
-        else:
-            module._buffers[attribute] = new[id(tensor)]
-        _resize(module)
-    for optimizer, state in zip(optimizers, states, strict=True):
-        for group in optimizer.param_groups:
-            group['params'] = [new.get(id(p), p) for p in group['params']]
-        optimizer.state = type(optimizer.state)(
-            optimizer.state.default_factory,
-            {new.get(id(p), p): values for p, values in state})
-    after = sum(t.numel() for t in _unique(components))
-    return Receipt(before, after, kept)
-
-
-def _unique(components: Components) -> list[Tensor]:
-    return list({id(p): p for m in components.values() for p in m.parameters()}.values())
+    before = _count(components)
+    undo: list[Callable[[], None]] = []
+    try:
+        for name, module in modules.items():
+            _put(module, new, undo)
+            _resize(module, plan, name, undo)
+        for o, state in zip(optimizers, states, strict=True):
+            _hand_over(o, state, new, undo)
+        gap = compare(expected, components, run) if run is not None else None
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+    return Receipt(before, _count(components), gap)
 
 
-def _cut(tensor: Tensor, name: str, kept: Mapping[tuple[str, int], np.ndarray]) -> Tensor:
-    values = _slice(tensor.detach(), name, kept)
-    if not isinstance(tensor, nn.Parameter):
-        return values
-    parameter = nn.Parameter(values.clone(), requires_grad=tensor.requires_grad)
-    if tensor.grad is not None:
-        parameter.grad = _slice(tensor.grad, name, kept)
-    return parameter
+def _modules(components: Components) -> dict[str, nn.Module]:
+    """Modules by a name that tells mirrors apart: their own is behind the colon."""
+    return {f'{id(module)}:{component}.{path}' if path else f'{id(module)}:{component}': module
+            for component, root in components.items() for path, module in root.named_modules()}
 
 
-def _cut_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str],
-               kept: Mapping[tuple[str, int], np.ndarray]) -> list[tuple[Tensor, dict[str, Any]]]:
-    """Slice whatever state has the parameter's shape; step counters stay."""
-    cut = []
-    for parameter, values in optimizer.state.items():
-        name = names.get(id(parameter))
-        cut.append((parameter, {
-            key: _slice(value, name, kept)
-            if name and isinstance(value, Tensor) and value.shape == parameter.shape else value
-            for key, value in values.items()
-        }))
-    return cut
+def _count(components: Components) -> int:
+    return sum(p.numel() for p in {id(p): p for m in components.values()
+                                   for p in m.parameters()}.values())
 
 
-def _resize(module: nn.Module) -> None:
+def _put(module: nn.Module, new: Mapping[int, Tensor], undo: list[Callable[[], None]]) -> None:
+    for registry in (module._parameters, module._buffers):
+        for attribute, tensor in list(registry.items()):
+            if tensor is not None and id(tensor) in new:
+                def back(registry: Any = registry, attribute: str = attribute,
+                         tensor: Tensor = tensor) -> None:
+                    registry[attribute] = tensor
+
+                undo.append(back)
+                registry[attribute] = new[id(tensor)]  # type: ignore[assignment]
+
+
+def _hand_over(optimizer: torch.optim.Optimizer, state: Mapping[int, dict[str, Any]],
+               new: Mapping[int, Tensor], undo: list[Callable[[], None]]) -> None:
+    held, old = [list(g['params']) for g in optimizer.param_groups], dict(optimizer.state)
+
+    def fill(params: Sequence[list[Any]], values: Mapping[Any, Any]) -> None:
+        for group, chosen in zip(optimizer.param_groups, params, strict=True):
+            group['params'] = chosen
+        optimizer.state.clear()
+        optimizer.state.update(values)
+
+    undo.append(lambda: fill(held, old))
+    fill([[new.get(id(p), p) for p in params] for params in held],
+         {new.get(id(p), p): state.get(id(p), values) for p, values in old.items()})
+
+
+def _resize(module: nn.Module, plan: Plan, name: str, undo: list[Callable[[], None]]) -> None:
     """Bring the sizes that a module states in line with its tensors."""
+    stated: dict[str, Any] = {}
     if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
+        stated['out_features'], stated['in_features'] = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        first, second = module.weight.shape[:2]
+        if module.groups > 1:  # each channel has filters of its own
+            module_groups = first * module.groups // max(module.out_channels, 1)
+            stated.update(groups=module_groups, out_channels=first, in_channels=module_groups)
+        elif module.transposed:
+            stated['in_channels'], stated['out_channels'] = first, second
+        else:
+            stated['out_channels'], stated['in_channels'] = first, second
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        sized = f'{name.partition(":")[2]}.normalized_shape'
+        scale = module._parameters.get('weight')
+        if scale is not None:
+            stated['normalized_shape'] = tuple(scale.shape)
+        elif sized in plan.slices:
+            stated['normalized_shape'] = plan.shape_after(sized)
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        for tensor in (*module._parameters.values(), module._buffers.get('running_mean')):
+            if tensor is not None:
+                stated['num_features'] = len(tensor)
+    elif isinstance(module, nn.Embedding):
+        stated['embedding_dim'] = module.weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        stated['num_parameters'] = len(module.weight)
+    for attribute, value in stated.items():
+        if getattr(module, attribute) != value:
+            undo.append(partial(setattr, module, attribute, getattr(module, attribute)))
+            setattr(module, attribute, value)
 
 
-class _KeptLayerNorm(nn.Module):
-    """LayerNorm whose statistics see the kept channels only; the removed ones come out as zero."""
-
-    def __init__(self, norm: nn.LayerNorm, kept: np.ndarray) -> None:
-        super().__init__()
-        self.norm = norm
-        self.kept = torch.from_numpy(kept)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = torch.zeros_like(x)
-        n = self.norm
-        out[..., self.kept] = nn.functional.layer_norm(
-            x[..., self.kept], (len(self.kept),),
-            None if n.weight is None else n.weight[self.kept],
-            None if n.bias is None else n.bias[self.kept], n.eps)
-        return out
+def save(components: Components, path: str | Path) -> None:
+    """Write the tensors of a model, tied ones once, as safetensors."""
+    save_file({name: tensor.detach().contiguous()
+               for name, tensor in named_tensors(dict(components.items())).items()}, str(path))
 
 
-def verify(before: Components, after: Components, receipt: Receipt,
-           run: Callable[[Components], Sequence[Tensor]], tolerance: float = 1e-4) -> float:
-    """Prove that the cut model is the full model with every removed slice set to zero.
-
-    A LayerNorm's statistics change when channels go; in the full model they are therefore taken
-    over the kept channels, which is what the cut model computes.
+def rebuild(constructor: Callable[[], Components], plans: Sequence[Plan],
+            weights: str | Path | Mapping[str, Tensor] | None = None) -> dict[str, nn.Module]:
+    """Build a cut model from its plans and a weights file.
 
     Args:
-        before: a copy of the components from before the cut (not changed here).
-        after: the cut components.
-        receipt: what `apply` returned.
-        run: runs a model on one fixed probe and returns its outputs.
-        tolerance: largest difference allowed, relative to the largest output.
+        constructor: builds the full model: modules by name, as they were traced.
+        plans: what was cut, in order.
+        weights: a file that `save` wrote, or tensors by name; None leaves what the constructor
+            drew.
 
     Returns:
-        The largest difference found.
+        The cut model, by component.
 
     Raises:
-        GroupError: the outputs differ by more.
+        GroupError: a plan or the weights do not fit the model, or the file is damaged.
     """
-    masked = copy.deepcopy(dict(before))
-    with torch.no_grad():
-        for name, _, _, tensor in _tensors(masked):
-            for dim in range(tensor.dim()):
-                if (name, dim) in receipt.kept:
-                    gone = np.setdiff1d(np.arange(tensor.shape[dim]), receipt.kept[name, dim])
-                    tensor.index_fill_(dim, torch.from_numpy(gone), 0.0)
-        for component, root in masked.items():
-            for path, module in list(root.named_modules()):
-                for child_name, child in list(module.named_children()):
-                    full = '.'.join(p for p in (component, path, child_name, 'weight') if p)
-                    if isinstance(child, nn.LayerNorm) and (full, 0) in receipt.kept:
-                        setattr(module, child_name,
-                                _KeptLayerNorm(child, receipt.kept[full, 0]))
-        expected, found = run(masked), run(after)
-    gaps = []
-    for one, other in zip(expected, found, strict=True):
-        scale = max(1.0, float(one.abs().max()))
-        gaps.append(float((one - other).abs().max()) / scale)
-    worst = float(np.max(gaps, initial=0.0))  # unlike max(), this does not lose a NaN
-    if not worst <= tolerance:
+    components = dict(constructor().items())
+    for plan in plans:
+        apply(plan, components)
+    if weights is not None:
+        tensors = _read(weights) if isinstance(weights, (str, Path)) else weights
+        own = named_tensors(components)
+        for name in sorted({*own, *tensors}):
+            found, allowed = (tuple(t[name].shape) if name in t else None for t in (tensors, own))
+            if found != allowed:
+                raise GroupError(
+                    explain(f"weights of '{name}' were read", f'they have the shape {found}',
+                            f'{allowed}, as the plans leave it',
+                            'give the plans and the weights of one and the same model')
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+    return components
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
         raise GroupError(
-            explain('a cut was checked against the full model with zeroed slices',
-                    f'outputs differ by {worst:.2e}', f'{tolerance:.0e}',
-                    'report this model: its structure was not understood')
-        )
-    return worst
+            explain(f"weights '{path}' were read", f'{" ".join(str(error).split())[:300]}',
+                    'a safetensors file that surgery.save wrote', 'give another file')
+        ) from error

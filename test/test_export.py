@@ -84,12 +84,14 @@ def test_the_bundle_plans_as_torch_does(drawn, tmp_path, overrides):
 
 
 def test_a_pruned_agent_keeps_parity(run, tmp_path):
+    from pruning_core.budgets import Parameters
     from pruning_core.pruner import cut
     from pruning_core.selection import Limits, select
 
     graph = run.agent.graph()
-    plan = select(graph, run.importance.unit_scores('combined'), 0.6, Limits(1, 1))
-    cut(run.agent, graph, plan)
+    plan = select(graph.groups, run.importance.unit_scores('combined'), Parameters(0.6),
+                  Limits(1, 1))
+    cut(run.agent, plan)
     lineage = {'parent': 'cd' * 32, 'dense': {'parameters': 2384, 'macs': 10**9},
                'gates': {'return': {'loss': 0}}, 'failed': []}
     run = dataclasses.replace(run, lineage=lineage)

@@ -14,10 +14,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pruning_core.budgets import Parameters
 from pruning_core.channels import trace
 from pruning_core.config import ALLOCATIONS
 from pruning_core.errors import GroupError
-from pruning_core.selection import Limits, Plan, parameters_left, select
+from pruning_core.groups import Costs
+from pruning_core.plans import Plan
+from pruning_core.selection import Limits, select
 
 FREE = Limits(floor=1, multiple=1)
 limits = st.builds(Limits, floor=st.integers(1, 12), multiple=st.integers(1, 8),
@@ -43,6 +46,11 @@ def scores_for(graph, seed=0, levels=0):
             else rng.gamma(2.0, size=g.size) for g in graph.free}
 
 
+def choose(graph, scores, share, *limits, **options):
+    """A plan that removes a share of the parameters."""
+    return select(graph.groups, scores, Parameters(share), *limits, **options)
+
+
 def removed_counts(plan):
     return {name: len(units) for name, units in plan.removed.items()}
 
@@ -53,9 +61,9 @@ def test_what_every_plan_respects(graph, sparsity, limits, allocation, seed):
     """Budget met, floors and multiples kept, protected groups whole, and the counts are true."""
     scores = scores_for(graph, seed)
     try:
-        plan = select(graph, scores, sparsity, limits, allocation=allocation)
+        plan = choose(graph, scores, sparsity, limits, allocation=allocation)
     except GroupError as error:
-        loose = select(graph, scores, sparsity, limits, allocation=allocation, strict=False)
+        loose = choose(graph, scores, sparsity, limits, allocation=allocation, strict=False)
         assert loose.achieved < sparsity
         assert f'{loose.achieved:.1%} is what the limits leave room for' in str(error)
         plan = loose
@@ -74,7 +82,7 @@ def test_what_every_plan_respects(graph, sparsity, limits, allocation, seed):
             assert len(kept) % limits.multiple == 0, group.name
         if group.name in limits.protect or group.kind == 'coupling' and not limits.coupling_share:
             assert not units, group.name
-    left = parameters_left(graph, removed_counts(plan))
+    left = Costs(graph.groups).parameters(removed_counts(plan))
     assert plan.parameters_left == left
     assert plan.achieved == 1 - left / plan.parameters
 
@@ -83,7 +91,7 @@ def test_what_every_plan_respects(graph, sparsity, limits, allocation, seed):
 @given(sparsities, st.sampled_from(ALLOCATIONS), st.integers(0, 99), st.sampled_from([2, 3, 0]))
 def test_lowest_scores_go_first_and_ties_by_number(graph, sparsity, allocation, seed, levels):
     scores = scores_for(graph, seed, levels)
-    plan = select(graph, scores, sparsity, FREE, allocation=allocation, strict=False)
+    plan = choose(graph, scores, sparsity, FREE, allocation=allocation, strict=False)
     for name, units in plan.removed.items():
         order = sorted(range(len(scores[name])), key=lambda i: (scores[name][i], i))
         assert set(units) == set(order[:len(units)])
@@ -92,7 +100,7 @@ def test_lowest_scores_go_first_and_ties_by_number(graph, sparsity, allocation, 
 @quick
 @given(sparsities, limits, st.sampled_from(ALLOCATIONS), st.integers(0, 99))
 def test_same_scores_same_plan_and_json_round_trip(graph, sparsity, limits, allocation, seed):
-    plans = [select(graph, scores_for(graph, seed), sparsity, limits, allocation=allocation,
+    plans = [choose(graph, scores_for(graph, seed), sparsity, limits, allocation=allocation,
                     score='l1', strict=False) for _ in range(2)]
     assert plans[0] == plans[1]
     assert Plan.from_json(json.loads(json.dumps(plans[0].to_json()))) == plans[0]
@@ -101,7 +109,7 @@ def test_same_scores_same_plan_and_json_round_trip(graph, sparsity, limits, allo
 @quick
 @given(sparsities, sparsities, limits, st.sampled_from(ALLOCATIONS), st.integers(0, 99))
 def test_more_sparsity_removes_a_superset(graph, one, other, limits, allocation, seed):
-    low, high = (select(graph, scores_for(graph, seed), s, limits, allocation=allocation,
+    low, high = (choose(graph, scores_for(graph, seed), s, limits, allocation=allocation,
                         strict=False) for s in sorted((one, other)))
     for name, units in low.removed.items():
         assert set(units) <= set(high.removed[name])
@@ -112,7 +120,7 @@ def test_more_sparsity_removes_a_superset(graph, one, other, limits, allocation,
 def test_no_more_is_removed_than_needed(graph, sparsity, limits, seed):
     """Uniform: among many levels, tried one by one, none that meets the budget keeps more."""
     limits = dataclasses.replace(limits, floor=limits.multiple, coupling_share=1.0)
-    plan = select(graph, scores_for(graph, seed), sparsity, limits, strict=False)
+    plan = choose(graph, scores_for(graph, seed), sparsity, limits, strict=False)
     assume(plan.achieved >= sparsity)
 
     def removed(size, level):
@@ -126,7 +134,7 @@ def test_no_more_is_removed_than_needed(graph, sparsity, limits, seed):
     for level in np.linspace(0, 1, 241):
         counts = {g.name: 0 if g.name in limits.protect else removed(g.size, level)
                   for g in graph.free}
-        left = parameters_left(graph, counts)
+        left = Costs(graph.groups).parameters(counts)
         if 1 - left / graph.parameters >= sparsity:
             best = max(best, left)
     assert plan.parameters_left >= best
@@ -138,11 +146,11 @@ def test_counting_against_the_shapes(graph):
         return (3 * 20 + 20 + 20 * z + z) + (z * h + h + 2 * h) + (h * 24 + 24) + 24 + 1
 
     assert graph.parameters == count(10, 24)
-    assert parameters_left(graph, {'latent': 4, 'q1.hidden1': 6}) == count(6, 18)
+    assert Costs(graph.groups).parameters({'latent': 4, 'q1.hidden1': 6}) == count(6, 18)
 
 
 def test_uniform_takes_the_same_share_everywhere(graph):
-    plan = select(graph, scores_for(graph), 0.6, FREE)
+    plan = choose(graph, scores_for(graph), 0.6, FREE)
     shares = [len(u) / plan.sizes[n] for n, u in plan.removed.items()]
     assert max(shares) - min(shares) < 0.05
     assert min(shares) > 0.3
@@ -153,7 +161,7 @@ def test_global_ranks_groups_against_each_other(graph):
     scores = {g.name: np.full(g.size, 5.0) for g in graph.free}
     scores['q1.hidden1'] = np.where(np.arange(24) % 2, 1e-6, 2e-6)
     scores['q1.hidden2'] = np.where(np.arange(24) < 12, 1.0, 1e-9)
-    plan = select(graph, scores, 0.35, FREE, allocation='global')
+    plan = choose(graph, scores, 0.35, FREE, allocation='global')
     assert plan.removed['latent'] == plan.removed['encoder.hidden1'] == ()
     assert plan.removed['q1.hidden2'] == tuple(range(12, 24))
     odd = range(1, 24, 2)
@@ -165,7 +173,7 @@ def test_units_that_were_never_measured_go_last(graph, allocation):
     scores = scores_for(graph)
     scores['latent'][[1, 4]] = np.nan
     scores['q1.hidden2'][:] = np.nan
-    plan = select(graph, scores, 0.4, FREE, allocation=allocation)
+    plan = choose(graph, scores, 0.4, FREE, allocation=allocation)
     assert not {1, 4} & set(plan.removed['latent'])
     if allocation == 'global':
         assert not plan.removed['q1.hidden2']
@@ -173,15 +181,15 @@ def test_units_that_were_never_measured_go_last(graph, allocation):
 
 def test_nothing_asked_nothing_removed(graph):
     for allocation in ALLOCATIONS:
-        plan = select(graph, scores_for(graph), 0.0, allocation=allocation)
+        plan = choose(graph, scores_for(graph), 0.0, allocation=allocation)
         assert (plan.achieved, plan.parameters_left) == (0.0, graph.parameters)
         assert not any(plan.removed.values())
 
 
 def test_coupling_groups_give_their_share(graph):
     """A fifth of what the allocation wants of them; the hidden groups make up for it."""
-    whole = select(graph, scores_for(graph), 0.7, FREE)
-    part = select(graph, scores_for(graph), 0.7, dataclasses.replace(FREE, coupling_share=0.2))
+    whole = choose(graph, scores_for(graph), 0.7, FREE)
+    part = choose(graph, scores_for(graph), 0.7, dataclasses.replace(FREE, coupling_share=0.2))
     assert 0 < len(part.removed['latent']) < 0.5 * len(whole.removed['latent'])
     assert len(part.removed['q1.hidden1']) > len(whole.removed['q1.hidden1'])
     assert 'coupling share 0.2' in dict(part.skipped)['latent']
@@ -191,13 +199,13 @@ def test_coupling_groups_give_their_share(graph):
 @pytest.mark.parametrize('multiple', [1, 2, 3, 4, 8])
 def test_a_share_of_zero_leaves_the_latent_whole(graph, multiple):
     """Also where its size is no multiple of the vector width."""
-    plan = select(graph, scores_for(graph), 0.5, Limits(2, multiple, coupling_share=0.0))
+    plan = choose(graph, scores_for(graph), 0.5, Limits(2, multiple, coupling_share=0.0))
     assert plan.removed['latent'] == ()
 
 
 def test_skips_are_named_with_their_reason(graph):
     limits = Limits(floor=20, multiple=1, protect=('latent',))
-    plan = select(graph, scores_for(graph), 0.9, limits, strict=False)
+    plan = choose(graph, scores_for(graph), 0.9, limits, strict=False)
     reasons = dict(plan.skipped)
     assert reasons['latent'] == 'protected'
     assert 'floor 20' in reasons['encoder.hidden1']
@@ -211,15 +219,15 @@ def without(scores, name):
 
 
 @pytest.mark.parametrize(('call', 'said'), [
-    (lambda g, s: select(g, s, 1.0), ['share of 1.0', 'from 0 to below 1']),
-    (lambda g, s: select(g, s, -0.1), ['share of -0.1']),
-    (lambda g, s: select(g, s, float('nan')), ['share of nan']),
-    (lambda g, s: select(g, s, 0.99), ['removing 99.0%', 'a floor below 8']),
-    (lambda g, s: select(g, s, 0.9, Limits(1, 1, protect=('q1.hidden1', 'latent'))),
+    (lambda g, s: choose(g, s, 1.0), ['share of 1.0', 'from 0 to below 1']),
+    (lambda g, s: choose(g, s, -0.1), ['share of -0.1']),
+    (lambda g, s: choose(g, s, float('nan')), ['share of nan']),
+    (lambda g, s: choose(g, s, 0.99), ['removing 99.0%', 'a floor below 8']),
+    (lambda g, s: choose(g, s, 0.9, Limits(1, 1, protect=('q1.hidden1', 'latent'))),
      ['q1.hidden1, latent']),
-    (lambda g, s: select(g, without(s, 'latent'), 0.1), ["group 'latent'", '0 of 10']),
-    (lambda g, s: select(g, {**s, 'latent': np.ones(9)}, 0.1), ['9 of 10']),
-    (lambda g, s: select(g, s, 0.1, allocation='unifrom'), ['unifrom', 'uniform']),
+    (lambda g, s: choose(g, without(s, 'latent'), 0.1), ["group 'latent'", '0 of 10']),
+    (lambda g, s: choose(g, {**s, 'latent': np.ones(9)}, 0.1), ['9 of 10']),
+    (lambda g, s: choose(g, s, 0.1, allocation='unifrom'), ['unifrom', 'uniform']),
 ], ids=['one', 'negative', 'nan', 'too much', 'protected', 'missing', 'short', 'allocation'])
 def test_what_cannot_be_done_is_refused(graph, call, said, four_parts):
     with pytest.raises(GroupError) as error:
@@ -233,7 +241,7 @@ def test_what_cannot_be_done_is_refused(graph, call, said, four_parts):
     lambda v: v.update(skipped=[['latent']]), lambda v: v.update(skipped=None),
 ], ids=['removed', 'sizes', 'unknown', 'list', 'text', 'half', 'none'])
 def test_broken_plans_are_refused(graph, change, four_parts):
-    values = json.loads(json.dumps(select(graph, scores_for(graph), 0.5).to_json()))
+    values = json.loads(json.dumps(choose(graph, scores_for(graph), 0.5).to_json()))
     change(values)
     with pytest.raises(GroupError) as error:
         Plan.from_json(values)

@@ -1,0 +1,100 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes that know which channels they count.
+
+While a model is traced, `x.shape[-1]` is a `Width`: an int that remembers the channels of that
+axis, through `n // 2`, `2 * n` and the like. So a size that follows the model (`x.view(*x.shape)`)
+can be told from one that is written into the code (`x.view(5, 64)`), which a cut would not change.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
+Gone = npt.NDArray[np.bool_]  # per channel id, whether it is cut
+
+
+class Width(int):
+    """An int that can tell what it will be after a cut.
+
+    Attributes:
+        ids: the channels that it depends on.
+    """
+
+    ids: Ids
+    _after: Callable[[Gone], int]
+    _measured: Callable[[Ids], None]
+
+    @classmethod
+    def of(cls, ids: Ids, measured: Callable[[Ids], None]) -> Width:
+        """Count channels.
+
+        Args:
+            ids: of one axis.
+            measured: told when the size is turned into a number that no longer follows the cut,
+                such as `1 / math.sqrt(n)`.
+        """
+        return cls._make(len(ids), ids, lambda gone: int(np.count_nonzero(~gone[ids])), measured)
+
+    @classmethod
+    def _make(cls, value: int, ids: Ids, after: Callable[[Gone], int],
+              measured: Callable[[Ids], None]) -> Width:
+        width = cls(value)
+        width.ids, width._after, width._measured = ids, after, measured
+        return width
+
+    def after(self, gone: Gone) -> int:
+        """Value that the same expression has once these channels are gone."""
+        return self._after(gone)
+
+    def _combine(self, operation: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+        value = operation(_plain(left), _plain(right))
+        if not isinstance(value, int):
+            self._measured(self.ids)
+            return value
+        ids = np.concatenate([x.ids for x in (left, right) if isinstance(x, Width)])
+        return Width._make(value, ids, lambda gone: int(
+            operation(after(left, gone), after(right, gone))), self._measured)
+
+    def __float__(self) -> float:
+        self._measured(self.ids)
+        return float(int(self))
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, Width) else value
+
+
+def after(value: Any, gone: Gone) -> Any:
+    """Arguments of an operation as they will be after a cut, however deep the sizes stand."""
+    if isinstance(value, Width):
+        return value.after(gone)
+    if isinstance(value, (tuple, list)):
+        return type(value)([after(v, gone) for v in value])
+    if isinstance(value, slice):
+        return slice(after(value.start, gone), after(value.stop, gone), after(value.step, gone))
+    return value
+
+
+def _binary(operation: Callable[[Any, Any], Any], *, reflected: bool
+            ) -> Callable[[Width, Any], Any]:
+    def method(self: Width, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        left, right = (other, self) if reflected else (self, other)
+        return self._combine(operation, left, right)
+
+    return method
+
+
+for _name in ('add', 'sub', 'mul', 'floordiv', 'mod', 'truediv', 'pow'):
+    _operation = getattr(operator, _name)
+    setattr(Width, f'__{_name}__', _binary(_operation, reflected=False))
+    setattr(Width, f'__r{_name}__', _binary(_operation, reflected=True))
+setattr(Width, '__neg__', lambda self: 0 - self)  # noqa: B010
