@@ -21,7 +21,8 @@ import yaml
 from pruning_core.errors import ConfigError, explain, nearest
 
 ACTIVATIONS = ('relu', 'elu')
-SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'l1', 'random')
+SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp')
+FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
 ALLOCATIONS = ('uniform', 'global')
 COUPLINGS = ('own', 'min', 'protect')
 
@@ -32,6 +33,18 @@ def _require(ok: bool, key: str, value: object, allowed: str) -> None:
             explain(f"'{key}' was set to {value!r}", 'which is out of range', allowed,
                     'correct it in the YAML file, or with --set section.key=value')
         )
+
+
+def _require_known(section: str, settings: object, **known: tuple[str, ...]) -> None:
+    """Refuse a word that is not among those a setting can be."""
+    for name, words in known.items():
+        value = getattr(settings, name)
+        if value not in words:
+            raise ConfigError(
+                explain(f"{section}.{name} '{value}' was asked for",
+                        'it is not known' + nearest(value, words), ', '.join(words),
+                        f'choose one of these in {section}.{name}')
+            )
 
 
 @dataclass(frozen=True)
@@ -75,12 +88,7 @@ class NetworkConfig:
         """Check ranges."""
         for name in ('latent', 'encoder_hidden', 'hidden'):
             _require(getattr(self, name) >= 1, f'network.{name}', getattr(self, name), '1 or more')
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(
-                explain(f"activation '{self.activation}' was asked for",
-                        'it is not known' + nearest(self.activation, ACTIVATIONS),
-                        ', '.join(ACTIVATIONS), 'choose one of these in network.activation')
-            )
+        _require_known('network', self, activation=ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -231,12 +239,32 @@ class ImportanceConfig:
     every: int = 1
     # Observations before the scales of the Bayesian signal are frozen.
     warmup: int = 50
+    # Forgetting eta of the Bayesian signal's posterior, per observation; 1 never forgets.
+    forgetting: float = 0.9
+    # 'mean' (a posterior over the mean gradient) or 'paper' (its likely reading in the paper).
+    posterior: str = 'mean'
+    # 'batch' squares the gradient of the batch; 'per_sample' each sample's own: exact, and many
+    # times the cost of an update (use `every` with it).
+    fisher: str = 'batch'
+    # Score 'ucb': this many posterior standard deviations above the posterior mean.
+    kappa: float = 1.0
+    # A group's score is the 'mean' or the 'sum' over its units.
+    aggregate: str = 'mean'
+    # Updates between two rows of importance_history.bin; 0 keeps no history.
+    record_every: int = 10
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(0 <= self.gamma < 1, 'importance.gamma', self.gamma, 'from 0 to below 1')
         _require(self.every >= 1, 'importance.every', self.every, '1 or more')
         _require(self.warmup >= 1, 'importance.warmup', self.warmup, '1 or more')
+        _require(0 < self.forgetting <= 1, 'importance.forgetting', self.forgetting,
+                 'above 0, at most 1')
+        _require(self.kappa >= 0, 'importance.kappa', self.kappa, '0 or more')
+        _require(self.record_every >= 0, 'importance.record_every', self.record_every,
+                 '0 or more')
+        _require_known('importance', self, posterior=POSTERIORS, fisher=FISHERS,
+                       aggregate=AGGREGATES)
 
 
 @dataclass(frozen=True)
@@ -278,15 +306,8 @@ class PruningConfig:
         """Check ranges."""
         _require(math.isfinite(self.sparsity) and 0 <= self.sparsity < 1, 'pruning.sparsity',
                  self.sparsity, 'a share of the parameters from 0 to below 1')
-        for name, known in (('score', SCORES), ('allocation', ALLOCATIONS),
-                            ('coupling', COUPLINGS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(
-                    explain(f"pruning.{name} '{value}' was asked for",
-                            'it is not known' + nearest(value, known), ', '.join(known),
-                            f'choose one of these in pruning.{name}')
-                )
+        _require_known('pruning', self, score=SCORES, allocation=ALLOCATIONS,
+                       coupling=COUPLINGS)
         _require(0 <= self.coupling_share <= 1, 'pruning.coupling_share', self.coupling_share,
                  'from 0 to 1')
         _require(self.seed >= 0, 'pruning.seed', self.seed, '0 or more')

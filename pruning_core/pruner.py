@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from pruning_core import checkpoint as files
 from pruning_core import config as configuration
-from pruning_core import importance as scoring
 from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import Run
@@ -34,6 +33,8 @@ from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_se
 from pruning_core.export import prepare
 from pruning_core.groups import UnitGraph
 from pruning_core.importance import ImportanceTracker
+from pruning_core.importance.baselines import BASELINES, Subject
+from pruning_core.importance.baselines import score as baseline
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
@@ -73,10 +74,9 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int) -> dict[str, np
     Raises:
         AgentError: the score is gathered in training and the folder has none, or none yet.
     """
-    if score == 'l1':
-        return scoring.magnitude(graph, dict(run.agent.components.items()))
-    if score == 'random':
-        return scoring.random(graph, np.random.default_rng(seed))
+    if score in BASELINES:
+        return baseline(score, Subject(
+            graph, dict(run.agent.components.items()), np.random.default_rng(seed)))
     if run.importance is None:
         raise AgentError(
             explain(f"score '{score}' was asked for", f"'{run.folder}' has no importance",

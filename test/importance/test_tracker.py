@@ -9,66 +9,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from pruning_core.channels import trace
 from pruning_core.config import ImportanceConfig
 from pruning_core.errors import AgentError, GroupError
-from pruning_core.importance import SIGNALS, ImportanceTracker, magnitude, random
+from pruning_core.importance import SIGNALS, ImportanceTracker
+from pruning_core.importance.tracker import GATHERED
 
 UNITS = 3
 NAMES = ('a.weight', 'a.bias', 'b.weight')
 
 
-@pytest.fixture
-def net():
-    """a: 2 -> 3, b: 3 -> 1; unit i is row i and bias i of a and column i of b."""
-    generator = torch.Generator().manual_seed(0)
-    net = {'a': nn.Linear(2, UNITS), 'b': nn.Linear(UNITS, 1)}
-    with torch.no_grad():
-        for module in net.values():
-            for p in module.parameters():
-                p.copy_(torch.randn(p.shape, generator=generator))
-    return net
-
-
-def graph_of(net):
-    return trace(net, lambda: [net['b'](torch.tanh(net['a'](torch.zeros(2, 2))))])
-
-
 def tracker_of(net, **settings):
-    return ImportanceTracker(graph_of(net), net, ImportanceConfig(**{'warmup': 1, **settings}))
-
-
-def parameters(net):
-    return {f'{c}.{n}': p for c, m in net.items() for n, p in m.named_parameters()}
-
-
-def set_gradients(net, gradients):
-    for name, p in parameters(net).items():
-        value = gradients.get(name)
-        p.grad = None if value is None else torch.as_tensor(value, dtype=torch.float32)
-
-
-def drawn(updates, scale=1.0, seed=0):
-    """Gradients of that many updates, as float32."""
-    rng = np.random.default_rng(seed)
-    shapes = {'a.weight': (UNITS, 2), 'a.bias': (UNITS,), 'b.weight': (1, UNITS), 'b.bias': (1,)}
-    return [{n: (scale * rng.normal(size=s)).astype(np.float32) for n, s in shapes.items()}
-            for _ in range(updates)]
-
-
-def of_unit(gradients, i):
-    """The 2 + 1 + 1 numbers of unit i."""
-    return np.concatenate([gradients['a.weight'][i], gradients['a.bias'][i:i + 1],
-                           gradients['b.weight'][:, i]]).astype(float)
-
-
-def feed(tracker, net, updates):
-    for gradients in updates:
-        set_gradients(net, gradients)
-        tracker.observe()
-        tracker.step()
+    return ImportanceTracker(net.graph, net.components,
+                             ImportanceConfig(**{'warmup': 1, **settings}))
 
 
 def smoothed(values, gamma):
@@ -83,9 +36,10 @@ def smoothed(values, gamma):
 @pytest.mark.parametrize('updates', [1, 2, 7])
 def test_gradient_and_fisher_by_hand(net, gamma, updates):
     """Means of |g| and of g squared over a unit's slices; bias-corrected from the first update."""
-    tracker, given = tracker_of(net, gamma=gamma), drawn(updates)
-    feed(tracker, net, given)
-    per_update = np.array([[of_unit(g, i) for i in range(UNITS)] for g in given])  # (T, units, 4)
+    tracker, given = tracker_of(net, gamma=gamma), net.drawn(updates)
+    net.feed(tracker, given)
+    per_update = np.array(  # (T, units, 4)
+        [[net.of_unit(g, i) for i in range(UNITS)] for g in given])
     np.testing.assert_allclose(tracker.unit_scores('gradient')['latent'],
                                smoothed(np.abs(per_update).mean(2), gamma), rtol=1e-6)
     np.testing.assert_allclose(tracker.unit_scores('fisher')['latent'],
@@ -93,10 +47,10 @@ def test_gradient_and_fisher_by_hand(net, gamma, updates):
 
 
 def test_without_smoothing_the_last_update_counts(net):
-    tracker, given = tracker_of(net, gamma=0.0), drawn(3)
-    feed(tracker, net, given)
+    tracker, given = tracker_of(net, gamma=0.0), net.drawn(3)
+    net.feed(tracker, given)
     np.testing.assert_allclose(tracker.unit_scores('gradient')['latent'],
-                               [np.abs(of_unit(given[-1], i)).mean() for i in range(UNITS)],
+                               [np.abs(net.of_unit(given[-1], i)).mean() for i in range(UNITS)],
                                rtol=1e-6)
 
 
@@ -104,8 +58,9 @@ def test_without_smoothing_the_last_update_counts(net):
 def test_bayesian_by_hand(net, scale):
     """Gamma posterior of the mean gradient in units of the warm-up median (method section 2)."""
     gamma, warmup, updates = 0.8, 4, 9
-    tracker, given = tracker_of(net, gamma=gamma, warmup=warmup), drawn(updates, scale)
-    values = np.array([[of_unit(g, i) for i in range(UNITS)] for g in given])
+    tracker = tracker_of(net, gamma=gamma, forgetting=gamma, warmup=warmup)
+    given = net.drawn(updates, scale)
+    values = np.array([[net.of_unit(g, i) for i in range(UNITS)] for g in given])
     y, f = np.abs(values).mean(2), (values ** 2).mean(2)
     y0 = np.median(y[:warmup].mean(0))
     f0 = np.median(smoothed(f[:warmup], gamma))
@@ -116,10 +71,10 @@ def test_bayesian_by_hand(net, scale):
         alpha = gamma * alpha + (1 - gamma) * 3 + k
         beta = gamma * beta + (1 - gamma) * 2 + k * y[t] / y0
         b.append(np.log(1 + beta / (alpha - 1)) * (1 + f[t] / f0))
-    feed(tracker, net, given[:warmup - 1])
+    net.feed(tracker, given[:warmup - 1])
     assert not tracker.warm
     assert np.isnan(tracker.unit_scores('bayesian')['latent']).all()
-    feed(tracker, net, given[warmup - 1:])
+    net.feed(tracker, given[warmup - 1:])
     assert tracker.warm
     np.testing.assert_allclose(tracker.unit_scores('bayesian')['latent'], smoothed(b, gamma),
                                rtol=1e-5)
@@ -128,13 +83,13 @@ def test_bayesian_by_hand(net, scale):
 def test_larger_gradients_are_more_important(net):
     """The posterior must not invert the ranking, as one over a rate would."""
     tracker = tracker_of(net, gamma=0.9, warmup=3)
-    given = drawn(12)
+    given = net.drawn(12)
     for g in given:
         for i, size in enumerate((1.0, 100.0, 10.0)):
             for name in NAMES:
                 part = np.s_[:, i] if name == 'b.weight' else np.s_[i]
                 g[name][part] = size * np.sign(g[name][part])
-    feed(tracker, net, given)
+    net.feed(tracker, given)
     for score in (*SIGNALS, 'combined'):
         assert np.argsort(tracker.unit_scores(score)['latent']).tolist() == [0, 2, 1], score
 
@@ -143,7 +98,7 @@ def test_scaling_the_loss_leaves_bayesian_and_combined_unchanged(net):
     found = []
     for scale in (1.0, -3.0, 0.01):
         tracker = tracker_of(net, warmup=3)
-        feed(tracker, net, drawn(10, scale))
+        net.feed(tracker, net.drawn(10, scale))
         found.append([tracker.unit_scores(s)['latent'] for s in ('bayesian', 'combined')])
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-4)
@@ -151,8 +106,8 @@ def test_scaling_the_loss_leaves_bayesian_and_combined_unchanged(net):
 
 def test_fisher_is_never_below_the_squared_gradient(net):
     tracker = tracker_of(net, gamma=0.0)
-    for gradients in drawn(20):
-        feed(tracker, net, [gradients])
+    for gradients in net.drawn(20):
+        net.feed(tracker, [gradients])
         scores = {s: tracker.unit_scores(s)['latent'] for s in SIGNALS}
         assert (scores['fisher'] >= scores['gradient'] ** 2 - 1e-12).all()
 
@@ -160,7 +115,7 @@ def test_fisher_is_never_below_the_squared_gradient(net):
 def test_combined_is_the_mean_of_the_ranks(net):
     """Normalised to (rank - 1/2) / n; the three signals rank alike or not."""
     tracker = tracker_of(net, warmup=1)
-    feed(tracker, net, drawn(5))
+    net.feed(tracker, net.drawn(5))
     ranks = [(np.argsort(np.argsort(tracker.unit_scores(s)['latent'])) + 0.5) / UNITS
              for s in SIGNALS]
     np.testing.assert_allclose(tracker.unit_scores('combined')['latent'], np.mean(ranks, axis=0))
@@ -168,48 +123,106 @@ def test_combined_is_the_mean_of_the_ranks(net):
 
 def test_ties_are_averaged(net):
     tracker = tracker_of(net, warmup=1)
-    feed(tracker, net, [{n: np.ones_like(g) for n, g in drawn(1)[0].items()}])
+    net.feed(tracker, [{n: np.ones_like(g) for n, g in net.drawn(1)[0].items()}])
     np.testing.assert_allclose(tracker.unit_scores('combined')['latent'], [0.5] * UNITS)
 
 
 def test_every_backward_pass_counts(net):
     """Two passes in one update: all that were seen are averaged."""
-    first, second = drawn(2)
+    first, second = net.drawn(2)
     tracker = tracker_of(net, gamma=0.0)
     for gradients in (first, second):
-        set_gradients(net, gradients)
+        net.set_gradients(gradients)
         tracker.observe()
     tracker.step()
-    both = [np.abs(np.concatenate([of_unit(first, i), of_unit(second, i)])).mean()
+    both = [np.abs(np.concatenate([net.of_unit(first, i), net.of_unit(second, i)])).mean()
             for i in range(UNITS)]
     np.testing.assert_allclose(tracker.unit_scores('gradient')['latent'], both, rtol=1e-6)
     assert tracker.updates == 1
 
 
+def test_the_order_of_the_passes_does_not_matter(net):
+    first, second = net.drawn(2)
+    del second['b.weight']  # as where the policy's pass does not reach the model
+    states = []
+    for order in ((first, second), (second, first)):
+        tracker = tracker_of(net)
+        for gradients in order:
+            net.set_gradients(gradients)
+            tracker.observe()
+        tracker.step()
+        states.append(tracker.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_permuted_units_have_permuted_scores(net):
+    """Whatever a unit is called, what counts are its gradients."""
+    order = [2, 0, 1]
+    plain, permuted = tracker_of(net, warmup=3), tracker_of(net, warmup=3)
+    given = net.drawn(8)
+    net.feed(plain, given)
+    net.feed(permuted, [{'a.weight': g['a.weight'][order], 'a.bias': g['a.bias'][order],
+                         'b.weight': g['b.weight'][:, order]} for g in given])
+    for score in GATHERED:
+        np.testing.assert_allclose(permuted.unit_scores(score)['latent'],
+                                   plain.unit_scores(score)['latent'][order], rtol=1e-9)
+
+
+def test_the_papers_posterior(net):
+    """alpha gathers y, beta counts; in units of the warm-up median."""
+    given, gamma = net.drawn(6), 0.5
+    tracker = tracker_of(net, posterior='paper', gamma=gamma, forgetting=1.0, warmup=2)
+    net.feed(tracker, given)
+    values = np.array([[net.of_unit(g, i) for i in range(UNITS)] for g in given])
+    y, f = np.abs(values).mean(2), (values ** 2).mean(2)
+    y0, f0 = np.median(y[:2].mean(0)), np.median(smoothed(f[:2], gamma))
+    alpha, beta, b = np.ones(UNITS), 1.0, []
+    for t in range(1, 6):
+        alpha, beta = alpha + y[t] / y0, beta + 1
+        b.append(np.log(1 + alpha / beta) * (1 + f[t] / f0))
+    np.testing.assert_allclose(tracker.unit_scores('bayesian')['latent'], smoothed(b, gamma),
+                               rtol=1e-5)
+    assert tracker_of(net).config.posterior == 'mean'
+
+
+def test_ucb_is_the_mean_and_kappa_deviations(net):
+    low, high = (tracker_of(net, kappa=k, warmup=2, forgetting=1.0) for k in (0.0, 2.0))
+    given = net.drawn(9)
+    del given[7]['a.weight'], given[7]['a.bias'], given[7]['b.weight']
+    for tracker in (low, high):
+        assert np.isnan(tracker.unit_scores('ucb')['latent']).all()
+        net.feed(tracker, given)
+    mean, bound = (t.unit_scores('ucb')['latent'] for t in (low, high))
+    state = {n: v.numpy() for n, v in low.state_dict().items()}
+    np.testing.assert_allclose(mean, (state['beta'] / (state['alpha'] - 1))[:UNITS])
+    np.testing.assert_allclose(bound, mean * (1 + 2 / np.sqrt(state['alpha'][:UNITS] - 2)))
+
+
 def test_no_gradient_is_not_a_zero_gradient(net):
     """Without b's gradient, the mean is over a's numbers alone; without any, there is no score."""
-    (given,) = drawn(1)
+    (given,) = net.drawn(1)
     tracker = tracker_of(net, gamma=0.0)
-    set_gradients(net, {})
+    net.set_gradients({})
     tracker.observe()
     tracker.step()
     assert tracker.unseen == UNITS
     assert np.isnan(tracker.unit_scores('gradient')['latent']).all()
     assert math.isnan(tracker.group_scores('gradient')['latent'])
-    feed(tracker, net, [{n: g for n, g in given.items() if n.startswith('a.')}])
+    net.feed(tracker, [{n: g for n, g in given.items() if n.startswith('a.')}])
     np.testing.assert_allclose(
         tracker.unit_scores('gradient')['latent'],
-        [np.abs(of_unit(given, i)[:3]).mean() for i in range(UNITS)], rtol=1e-6)
+        [np.abs(net.of_unit(given, i)[:3]).mean() for i in range(UNITS)], rtol=1e-6)
     assert tracker.unseen == 0
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 def test_broken_batches_are_skipped_and_counted(net, bad):
-    good, broken, last = drawn(3)
+    good, broken, last = net.drawn(3)
     broken['a.bias'][1] = bad
     tracker, other = tracker_of(net), tracker_of(net)
-    feed(tracker, net, [good, broken, last])
-    feed(other, net, [good, last])
+    net.feed(tracker, [good, broken, last])
+    net.feed(other, [good, last])
     assert (tracker.skipped, tracker.updates, other.skipped) == (1, 3, 0)
     for score in (*SIGNALS, 'combined'):
         np.testing.assert_array_equal(tracker.unit_scores(score)['latent'],
@@ -217,10 +230,10 @@ def test_broken_batches_are_skipped_and_counted(net, bad):
 
 
 def test_only_every_kth_update_is_observed(net):
-    given = drawn(7)
+    given = net.drawn(7)
     tracker, other = tracker_of(net, every=3), tracker_of(net)
-    feed(tracker, net, given)
-    feed(other, net, given[::3])
+    net.feed(tracker, given)
+    net.feed(other, given[::3])
     np.testing.assert_array_equal(tracker.unit_scores('fisher')['latent'],
                                   other.unit_scores('fisher')['latent'])
 
@@ -228,14 +241,14 @@ def test_only_every_kth_update_is_observed(net):
 @pytest.mark.parametrize('at', [1, 3, 6])
 def test_state_goes_on_to_the_bit(net, at):
     """Saved before, at and after the end of the warm-up."""
-    given = drawn(8)
+    given = net.drawn(8)
     whole, first, second = (tracker_of(net, warmup=3) for _ in range(3))
-    feed(whole, net, given)
-    feed(first, net, given[:at])
+    net.feed(whole, given)
+    net.feed(first, given[:at])
     state = first.state_dict()
-    feed(first, net, given[at:at + 1])  # the saved state must not follow
+    net.feed(first, given[at:at + 1])  # the saved state must not follow
     second.load_state_dict(state)
-    feed(second, net, given[at:])
+    net.feed(second, given[at:])
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
 
@@ -321,16 +334,67 @@ def test_groups_are_means_of_their_units_and_ranked_among_each_other(observed):
     np.testing.assert_allclose([found[n] for n in names], np.mean(ranks, axis=0))
 
 
-def test_magnitude_by_hand(net):
-    weights = {n: p.detach().numpy() for n, p in parameters(net).items()}
-    np.testing.assert_allclose(magnitude(graph_of(net), net)['latent'],
-                               [np.abs(of_unit(weights, i)).mean() for i in range(UNITS)],
+def test_sums_over_units_favour_large_groups(observed):
+    agent, tracker = observed()
+    summed = ImportanceTracker(agent.graph(), dict(agent.components.items()),
+                               ImportanceConfig(warmup=2, aggregate='sum'))
+    summed.load_state_dict(tracker.state_dict())
+    for group in tracker.groups:
+        assert summed.group_scores('fisher')[group.name] == pytest.approx(
+            group.size * tracker.group_scores('fisher')[group.name])
+
+
+def test_agreement_of_the_signals(net):
+    """Where every slice of a unit has one magnitude, the three signals must rank alike."""
+    tracker = tracker_of(net, warmup=2)
+    given = net.drawn(4)
+    for g in given:
+        for i, size in enumerate((1.0, 100.0, 10.0)):
+            for name in NAMES:
+                part = np.s_[:, i] if name == 'b.weight' else np.s_[i]
+                g[name][part] = size * np.sign(g[name][part])
+    net.feed(tracker, given)
+    assert tracker.signal_agreement() == {
+        'gradient-fisher': 1, 'gradient-bayesian': 1, 'fisher-bayesian': 1}
+
+
+@pytest.fixture
+def viewed(observed):
+    """A tracker that saw one set of gradients, and those gradients."""
+    agent, tracker = observed(updates=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for p in agent.components.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        tracker.observe()
+        tracker.step()
+    return agent.components, tracker
+
+
+def test_views_of_the_latent_group(viewed):
+    """Through the policy's columns alone, through each other consumer, and through all."""
+    net, tracker = viewed
+    heads = ('dynamics', 'reward', 'q1', 'q2', 'policy')
+    assert [v.name for v in tracker.views] == [f'encoder->{c}' for c in (*heads, 'all')]
+    raw = {v.name: a for v, a in zip(tracker.views, np.split(tracker.raw[-36:], 6), strict=True)}
+    columns = {c: net[c][0].weight.grad[:, :6].abs().double() for c in heads}
+    for name, weight in columns.items():
+        np.testing.assert_allclose(raw[f'encoder->{name}'], weight.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(raw['encoder->all'], torch.cat(list(columns.values())).mean(0),
                                rtol=1e-6)
+    for score in (*SIGNALS, 'ucb'):
+        for name, values in tracker.view_unit_scores(score).items():
+            assert values.shape == (6,)
+            assert tracker.view_scores(score)[name] == pytest.approx(values.mean())
 
 
-def test_random_scores_follow_their_seed(net):
-    graph = graph_of(net)
-    one, same, other = (random(graph, np.random.default_rng(s))['latent'] for s in (0, 0, 1))
-    assert one.shape == (UNITS,)
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).all()
+def test_a_view_is_ranked_in_the_place_of_its_group(viewed):
+    _, tracker = viewed
+    found = tracker.view_scores('combined')
+    for view in found:
+        ranks = []
+        for signal in SIGNALS:
+            value = tracker.view_scores(signal)[view]
+            others = [v for g, v in tracker.group_scores(signal).items() if g != 'latent']
+            ranks.append((np.sum(np.array(others) < value) + 0.5) / 12)
+        assert found[view] == pytest.approx(np.mean(ranks))
