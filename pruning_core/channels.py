@@ -81,6 +81,7 @@ class Tracer(TorchFunctionMode):
         self._axes: dict[int, Axes] = {}
         self._origins: dict[int, frozenset[str]] = {}
         self._alive: list[Tensor] = []  # the id of a freed tensor would be used again
+        self._stay: set[int] = set()
         self._used: set[str] = set()
         self.inside = 0
         for name, tensor in named_tensors(components).items():
@@ -113,7 +114,12 @@ class Tracer(TorchFunctionMode):
         """Return new ids of channels that stay."""
         ids = self.new(count)
         self.freeze(ids, reason)
+        self._stay.update(ids.tolist())
         return ids
+
+    def stays(self, ids: Ids | None) -> bool:
+        """Whether channels were made to stay from the beginning."""
+        return ids is not None and self._stay.issuperset(ids.tolist())
 
     def size_slot(self, name: str, count: int) -> Ids:
         """Ids of a size that a module states beside its tensors."""
@@ -139,6 +145,9 @@ class Tracer(TorchFunctionMode):
         """Channel ids along each axis of a tensor; what comes from outside keeps its channels."""
         if id(tensor) not in self._axes:
             known = self._alias(tensor)
+            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                self.freeze_tensor(torch._C._functorch.get_unwrapped(tensor),
+                                   'not understood: torch.vmap')
             if known is None:
                 last = (self.fixed(tensor.shape[-1], 'a model input'),) if tensor.dim() else ()
                 known = (None,) * (tensor.dim() - 1) + last
@@ -168,17 +177,17 @@ class Tracer(TorchFunctionMode):
 
     def _alias(self, tensor: Tensor) -> Axes | None:
         """Axes of a known tensor that shares this one's memory element by element."""
-        def place(t: Tensor) -> tuple[Any, ...]:
-            return (t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride())
+        def place(t: Tensor) -> tuple[Any, ...] | None:
+            try:
+                return (t.untyped_storage().data_ptr(), t.storage_offset(), t.stride())
+            except (RuntimeError, NotImplementedError):  # sparse, or inside vmap
+                return None
 
-        if tensor.layout is not torch.strided or not tensor.numel():
-            return None
         sought = place(tensor)
-        for known in reversed(self._alive):
-            if known.shape == tensor.shape and known.layout is torch.strided \
-                    and place(known) == sought:
-                return self._axes[id(known)]
-        return None
+        if sought is None or not tensor.numel():
+            return None
+        return next((self._axes[id(known)] for known in reversed(self._alive)
+                     if known.shape == tensor.shape and place(known) == sought), None)
 
     # The run.
 
@@ -198,9 +207,9 @@ class Tracer(TorchFunctionMode):
         for tensor in tensors_in(touched):
             self.freeze_tensor(tensor, reason)
         for tensor in tensors_in(out):
-            if self.knows(tensor):  # changed in place
+            if self.knows(tensor):
                 self.freeze_tensor(tensor, reason)
-            else:
+            if id(tensor) not in self.names:  # changed in place, it may have other axes
                 self.put(tensor, tuple(self.fixed(n, reason) for n in tensor.shape))
 
     def freeze_tensor(self, tensor: Tensor, reason: str) -> None:
@@ -236,6 +245,11 @@ class _Unseen(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.tracer = tracer
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and importing the compiler to say so takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tracer = self.tracer
@@ -253,6 +267,8 @@ class _Unseen(TorchDispatchMode):
 
 
 def _title(func: Callable[..., Any]) -> str:
+    if isinstance(func, (torch._ops.OpOverload, type)):
+        return getattr(func, '__name__', '') if isinstance(func, type) else str(func)
     name = getattr(func, '__name__', str(func))
     if name == '__get__':
         name = getattr(getattr(func, '__self__', None), '__name__', name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning_core.channels import Components, follow, named_tensors, undisturbed
@@ -30,13 +30,14 @@ Run = Callable[[Components], Sequence[Tensor]]
 class _Masked(TorchFunctionMode):
     """Hands a copy with zeros to every operation that is given a parameter with removed slices.
 
-    The model itself is not touched, and there is never more than one operation's copies.
+    The model itself is not touched, and there are never the copies of more than one operation.
     """
 
     def __init__(self, gone: Mapping[int, Mapping[int, Tensor]],
                  norms: Sequence[npt.NDArray[np.int64]]) -> None:
         super().__init__()
         self.gone = gone  # per id of a tensor and dim, the positions to be zero
+        self.buffers: dict[int, Tensor] = {}  # these copies last: a run may change its buffers
         self.norms = list(norms)  # per normalisation in order of execution, positions to leave out
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (),
@@ -57,10 +58,14 @@ class _Masked(TorchFunctionMode):
             dims = self.gone.get(id(value))
             if dims is None:
                 return value
-            value = value.detach().clone()
+            if id(value) in self.buffers:
+                return self.buffers[id(value)]
+            zeroed = value.detach().clone()
             for dim, at in dims.items():
-                value.index_fill_(dim, at, 0)
-            return value
+                zeroed.index_fill_(dim, at, 0)
+            if not isinstance(value, nn.Parameter):
+                self.buffers[id(value)] = zeroed
+            return zeroed
         if isinstance(value, dict):
             return {k: self._with_zeros(v) for k, v in value.items()}
         if type(value) in (tuple, list):

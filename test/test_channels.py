@@ -213,7 +213,8 @@ def test_frozen_agents_are_seen(make_agent):
 def test_reasons_to_stay():
     """Outputs, inputs, what was not used, and what was used by hand."""
     net = two(unused=nn.Linear(2, 2), scale=nn.ParameterList([nn.Parameter(torch.ones(4, 4))]))
-    graph = trace(net, lambda: [net['b'](net['a'](torch.zeros(5, 3)) * net['scale'][0].sum())])
+    x = torch.zeros(5, 3)
+    graph = trace(net, lambda: [net['b'](net['a'](x) * net['scale'][0].sum())])
 
     def reason(parameter, dim):
         return {g.frozen_because for g in graph.groups if Place(parameter, dim) in g.places}

@@ -13,7 +13,7 @@ the code would then take the wrong ones. What stands in no family is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pruning_core.operations import layers, movements
 from pruning_core.operations.calls import Call, Refused, combine, sizes_of, tensors_in
-from pruning_core.operations.widths import Ids, Width
+from pruning_core.operations.widths import Ids, Width, widths_in
 
 if TYPE_CHECKING:
     from pruning_core.channels import Tracer
@@ -47,12 +47,14 @@ def follow(t: Tracer, func: Callable[..., Any], args: tuple[Any, ...],
     handler = _TABLE.get(name)
     touched = tensors_in([args, dict(kwargs)])
     try:
-        if handler is None or ('out' in kwargs and name not in _ELEMENTWISE):
+        if handler is None or (
+                kwargs.get('out') is not None and name not in _ELEMENTWISE):
             raise Refused
         if handler not in _TAKES_SIZES:
             _no_widths(t, call)
         handler(t, call)
     except Refused:
+        _no_widths(t, call)
         if touched:
             t.refuse(func, touched, out)
     return out
@@ -60,9 +62,8 @@ def follow(t: Tracer, func: Callable[..., Any], args: tuple[Any, ...],
 
 def _no_widths(t: Tracer, call: Call) -> None:
     """A width that enters the arithmetic changes its result after a cut."""
-    for value in (*call.args, *call.kwargs.values()):
-        if isinstance(value, Width):
-            t.freeze(value.ids, f'its width is used as a number by {t.where(call.func)}')
+    for width in widths_in([call.args, dict(call.kwargs)]):
+        t.freeze(width.ids, f'its width is used as a number by {t.where(call.func)}')
 
 
 def _elementwise(t: Tracer, call: Call) -> None:
@@ -83,6 +84,24 @@ def _same(t: Tracer, call: Call) -> None:
     if call.out.shape != source.shape:
         raise Refused
     t.put(call.out, t.axes(source), t.origins(source))
+
+
+def _filled(t: Tracer, call: Call) -> None:
+    """`zeros(n, z.shape[-1])`: an axis that was made as wide as another follows it."""
+    axes: list[Ids | None] = [None] * call.out.dim()
+    sizes = [*call.args, *(call.kwargs[k] for k in ('size', 'shape') if k in call.kwargs)]
+    if isinstance(sizes[0] if sizes else None, Tensor):
+        sizes = sizes[1:]  # `x.new_zeros(...)`
+    if sizes and isinstance(sizes[0], (tuple, list)):
+        sizes = list(sizes[0])
+    for k, size in enumerate(sizes[:len(axes)]):
+        if isinstance(size, Width):
+            if not size.counts:
+                raise Refused
+            axes[k] = size.ids
+    if axes and axes[-1] is None:
+        axes[-1] = t.fixed(call.out.shape[-1], f'made with a fixed size by {t.where(call.func)}')
+    t.put(call.out, tuple(axes))
 
 
 def _fill(t: Tracer, call: Call) -> None:
@@ -178,25 +197,28 @@ def _along(t: Tracer, call: Call) -> None:
     t.put(call.out, axes)
 
 
-def _spatial(t: Tracer, call: Call, axes_back: int | None = None) -> None:
+def _spatial(t: Tracer, call: Call) -> None:
     """Pooling and interpolation: the last axes are moved over, the others pass."""
     x: Tensor = call.get(0, 'input')
-    count = axes_back or next((int(c) for c in call.name if c.isdigit()), x.dim() - 2)
-    axes = t.axes(x)
-    for ids in axes[x.dim() - count:]:
-        if ids is not None:
-            t.freeze(ids, f'passed over by {t.where(call.func)}')
-    for out in tensors_in(call.out if isinstance(call.out, Tensor) else list(call.out)):
-        t.put(out, (*axes[:x.dim() - count], *(None for _ in range(count))))
+    count = next((int(c) for c in call.name if c.isdigit()), x.dim() - 2)
+    _passed_over(t, call, x, range(x.dim() - count, x.dim()))
 
 
 def _pad(t: Tracer, call: Call) -> None:
+    x: Tensor = call.get(0, 'input')
     pads: Sequence[int] = call.get(1, 'pad')
-    last = max((i // 2 + 1 for i, n in enumerate(pads) if n), default=0)
-    if last:
-        _spatial(t, call, last)
-    else:
-        _same(t, call)
+    _passed_over(t, call, x, {x.dim() - 1 - i // 2 for i, n in enumerate(pads) if n})
+
+
+def _passed_over(t: Tracer, call: Call, x: Tensor, dims: Collection[int]) -> None:
+    axes = list(t.axes(x))
+    for k in dims:
+        ids = axes[k]
+        if ids is not None:
+            t.freeze(ids, f'passed over by {t.where(call.func)}')
+        axes[k] = None
+    for out in tensors_in(call.out if isinstance(call.out, Tensor) else list(call.out)):
+        t.put(out, tuple(axes))
 
 
 def _glu(t: Tracer, call: Call) -> None:
@@ -223,10 +245,10 @@ __hash__ __repr__ __format__ __dir__ can_cast result_type is_tensor
 """))
 _UNARY = _words("""
 relu relu6 elu celu selu silu mish gelu tanh sigmoid hardtanh hardswish hardsigmoid leaky_relu
-logsigmoid softplus softsign tanhshrink hardshrink softshrink threshold rrelu neg negative positive
-abs absolute exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square reciprocal sin cos tan asin acos
-atan sinh cosh asinh acosh atanh erf erfc logit sign sgn ceil floor round trunc frac nan_to_num
-isnan isinf isfinite logical_not bitwise_not clamp_min clamp_max
+logsigmoid log_sigmoid softplus softsign tanhshrink hardshrink softshrink threshold rrelu neg
+negative positive abs absolute exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square reciprocal
+sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc logit sign sgn ceil floor round
+trunc frac nan_to_num isnan isinf isfinite logical_not bitwise_not clamp_min clamp_max
 """)
 _BINARY = _words("""
 add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow rsub minimum
@@ -245,6 +267,7 @@ _SAME = _words("""
 detach detach_ clone contiguous to float double half bfloat16 bool int long type type_as cpu cuda
 dropout data real requires_grad_ zeros_like ones_like full_like empty_like
 """)
+_FILLED = _words('zeros ones empty full new_zeros new_ones new_empty new_full')
 _REDUCTIONS = _words("""
 mean sum prod amax amin max min aminmax std var std_mean var_mean logsumexp norm all any median
 nanmedian nanmean nansum argmax argmin count_nonzero linalg_vector_norm mode
@@ -264,6 +287,7 @@ _TABLE: dict[str, _Handler] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(('copy_', 'fill_', 'zero_'), _fill),
+    **dict.fromkeys(_FILLED, _filled),
     **dict.fromkeys(('cat', 'concat', 'concatenate', 'hstack', 'vstack'), _cat),
     'stack': _stack,
     'linear': layers.linear,
@@ -284,4 +308,4 @@ _TABLE: dict[str, _Handler] = {
     'glu': _glu,
 }
 # These look at sizes as sizes.
-_TAKES_SIZES = (movements.move, movements.set_item, layers.norm)
+_TAKES_SIZES = (movements.move, movements.set_item, layers.norm, _filled)

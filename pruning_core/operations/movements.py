@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.operations.calls import Call, Refused, combine, sizes_of, tensors_in
-from pruning_core.operations.widths import Gone, Ids, Width, after
+from pruning_core.operations.widths import Gone, Ids, Width, after, widths_in
 
 if TYPE_CHECKING:
     from pruning_core.channels import Axes, Tracer
@@ -61,6 +61,7 @@ class _Moves:
         self.results: list[tuple[tuple[int, ...], Axes]] = [
             (p.shape, self._axes_of(p)) for p in self.pieces]
         involved = [ids for ids in self.axes if ids is not None]
+        involved += [w.ids for w in widths_in([list(rest), self.kwargs])]
         if involved and call.name not in ORDERLY:
             t.check(np.concatenate(involved), self.follows,
                     f'a size or place is written into {t.where(call.func)}')
@@ -74,7 +75,7 @@ class _Moves:
             return tuple(axes)
         coordinates = np.unravel_index(piece, self.shape) if self.shape else ()
         spread = []
-        for k, ids in enumerate(self.axes):
+        for k, ids in sorted(enumerate(self.axes), key=lambda item: self.t.stays(item[1])):
             if ids is None:
                 continue
             at = coordinates[k]
@@ -90,7 +91,8 @@ class _Moves:
             elif len(varies) > 1:
                 spread.append((ids, at, varies))
             elif axes[varies[0]] is not None:
-                raise Refused  # two axes of channels became one
+                if not self.t.stays(ids):
+                    raise Refused  # two axes of channels became one
             else:
                 (m,) = varies
                 axes[m] = ids[np.moveaxis(at, m, 0).reshape(piece.shape[m], -1)[:, 0]]

@@ -25,9 +25,11 @@ class Width(int):
 
     Attributes:
         ids: the channels that it depends on.
+        counts: whether it is their number, and not made of it.
     """
 
     ids: Ids
+    counts: bool
     _after: Callable[[Gone], int]
     _measured: Callable[[Ids], None]
 
@@ -40,13 +42,16 @@ class Width(int):
             measured: told when the size is turned into a number that no longer follows the cut,
                 such as `1 / math.sqrt(n)`.
         """
-        return cls._make(len(ids), ids, lambda gone: int(np.count_nonzero(~gone[ids])), measured)
+        width = cls._make(len(ids), ids, lambda gone: int(np.count_nonzero(~gone[ids])), measured)
+        width.counts = True
+        return width
 
     @classmethod
     def _make(cls, value: int, ids: Ids, after: Callable[[Gone], int],
               measured: Callable[[Ids], None]) -> Width:
         width = cls(value)
-        width.ids, width._after, width._measured = ids, after, measured
+        width.ids, width.counts = ids, False
+        width._after, width._measured = after, measured
         return width
 
     def after(self, gone: Gone) -> int:
@@ -80,6 +85,17 @@ def after(value: Any, gone: Gone) -> Any:
     if isinstance(value, slice):
         return slice(after(value.start, gone), after(value.stop, gone), after(value.step, gone))
     return value
+
+
+def widths_in(value: Any) -> list[Width]:
+    """Every `Width` in the arguments of an operation."""
+    if isinstance(value, Width):
+        return [value]
+    if isinstance(value, slice):
+        value = (value.start, value.stop, value.step)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [w for v in value for w in widths_in(v)] if isinstance(value, (tuple, list)) else []
 
 
 def _binary(operation: Callable[[Any, Any], Any], *, reflected: bool
