@@ -211,9 +211,9 @@ class ImportanceTracker:
         """
         names = [g.name for g in self.groups]
         if score == 'combined':
-            ranks = combined_rank([self._aggregated(s)[:len(names)] for s in SIGNALS])
+            ranks = combined_rank([self.aggregated(s)[:len(names)] for s in SIGNALS])
             return dict(zip(names, ranks.tolist(), strict=True))
-        return dict(zip(names, self._aggregated(score).tolist(), strict=False))
+        return dict(zip(names, self.aggregated(score).tolist(), strict=False))
 
     def view_scores(self, score: str) -> dict[str, float]:
         """Scores of the coupling views, aggregated as those of groups.
@@ -223,8 +223,8 @@ class ImportanceTracker:
         """
         names, first = [v.name for v in self.views], len(self.groups)
         if score != 'combined':
-            return dict(zip(names, self._aggregated(score)[first:].tolist(), strict=True))
-        signals = [self._aggregated(s) for s in SIGNALS]
+            return dict(zip(names, self.aggregated(score)[first:].tolist(), strict=True))
+        signals = [self.aggregated(s) for s in SIGNALS]
         out = {}
         for i, view in enumerate(self.views):
             place = next(g for g, group in enumerate(self.groups)
@@ -255,7 +255,8 @@ class ImportanceTracker:
         with np.errstate(invalid='ignore'):
             return np.where(counts > 0, totals / divisor, np.nan)
 
-    def _aggregated(self, score: str) -> Array:
+    def aggregated(self, score: str) -> Array:
+        """(groups and views,) of one signal, or of 'ucb'."""
         return self.aggregate(self._flat(score))
 
     def _split(self, flat: Array, parts: tuple[Group, ...], skip: int = 0) -> dict[str, Array]:
