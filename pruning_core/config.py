@@ -212,6 +212,8 @@ class TrainingConfig:
     threads: int = 0
     # Episodes between two checkpoints.
     checkpoint_every: int = 5
+    # Whether the records of metrics.jsonl also go to TensorBoard, in tensorboard/ beside it.
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""

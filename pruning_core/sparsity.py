@@ -237,6 +237,8 @@ def resilience(updates: Array, pressure: Array, norm: Array, period: float) -> R
     spacing = float(updates[1] - updates[0])
     time = np.linspace(-1, 1, len(updates))
     best = Resilience(0.0, 0.0, 0.0)
+    if np.ptp(np.log(norm)) < 1e-6:  # less than single precision tells apart
+        return best
     longest = min(int(period / 4 / spacing), len(updates) // 2)
     for rows in range(longest + 1):
         late = slice(rows, None)
@@ -245,8 +247,6 @@ def resilience(updates: Array, pressure: Array, norm: Array, period: float) -> R
         cause = pressure[:len(pressure) - rows]
         answer, cause = (x - trend @ np.linalg.lstsq(trend, x, rcond=None)[0]
                          for x in (answer, cause))
-        if not cause.any() or not answer.any():
-            continue
         slope = float(cause @ answer / (cause @ cause))
         explained = float((slope * (cause @ answer)) / (answer @ answer))
         if explained > best.explained:

@@ -35,6 +35,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.sparsity import SparsityPressure
+from pruning_core.tensorboard import TensorBoard
 
 _EVALUATION_SEED = 500  # learning-curve seeds; apart from training's and from the fixed ones
 
@@ -108,6 +109,7 @@ class Trainer:
     def run(self) -> Path:
         """Train to the end and write the run folder; returns it."""
         t = self.config.training
+        board = TensorBoard(self.folder, self.decisions) if t.tensorboard else None
         metrics = JsonlWriter(self.folder / files.METRICS)
         if self.config.importance.record_every:
             self.recorder = Recorder(self.folder / HISTORY, self.importance, self.pressure,
@@ -122,15 +124,20 @@ class Trainer:
                 if t.evaluate_every and self.episode % t.evaluate_every == 0:
                     record['evaluation'] = self._evaluate()
                 metrics.write(record)
+                if board is not None:
+                    board.write(record)
                 if self.episode % t.checkpoint_every == 0 and self.episode < t.episodes:
                     files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
                 self.progress('train', self.episode, t.episodes, ret=record['return'],
-                              updates=float(self.agent.updates))
+                              updates=float(self.agent.updates),
+                              importance=self.importance.summary())
             if self.recorder is not None:
                 self.recorder.close()
             files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
         finally:
             metrics.close()
+            if board is not None:
+                board.close()
             if self.recorder is not None:
                 self.recorder.close()
             self._unlock()
@@ -181,6 +188,7 @@ class Trainer:
         t = self.config.training
         share = 1 - (1 - t.learning_rate_end) * self.episode / t.episodes
         self.agent.set_learning_rate(self.config.agent.learning_rate * share)
+        summary = self.importance.summary()
         for i in range(count):
             batch = self.replay.sample(
                 self.rng, self.config.agent.batch_size, self.config.agent.horizon)
@@ -191,7 +199,8 @@ class Trainer:
                 self.recorder.step()
             for name, value in losses._asdict().items():
                 totals.setdefault(name, []).append(value)
-            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}')
+            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}',
+                          importance=summary)
         return {name: float(np.nanmean(values)) for name, values in totals.items()}
 
     def _evaluate(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 """Importance over time: rows appended while a model trains, arrays when it is looked at.
 
 The file is one line of JSON that names the groups and views, then rows of fixed size: the update
-as a 64-bit integer and 32-bit floats. A row of the reference agent takes 368 bytes. Rows are only
+as a 64-bit integer and 32-bit floats. A row of the reference agent takes 416 bytes. Rows are only
 ever appended, so that memory does not grow with the run, a torn last row is seen as such, and a
 resumed run cuts the file where its checkpoint was.
 """
@@ -26,7 +26,7 @@ from pruning_core.sparsity import SparsityPressure
 
 Array = npt.NDArray[np.float64]
 HISTORY = 'importance_history.bin'
-_PER_GROUP = (*SIGNALS, 'raw', 'pressure', 'norm')
+_PER_GROUP = (*SIGNALS, 'raw', 'broken', 'pressure', 'norm')
 _SCHEMA = 1
 
 
@@ -39,6 +39,7 @@ class History:
         updates: (T,) ascending.
         signals: (T, G) smoothed importance, by signal.
         raw: (T, G) mean |gradient| since the row before, not smoothed.
+        broken: (T, G) updates since the row before with a gradient that was not finite.
         pressure: (T, G) L1 coefficient; `norm` the groups' norms, NaN without any pressure.
         views: names of the coupling views, and `view_signals` (T, V) their importance.
     """
@@ -48,6 +49,7 @@ class History:
     updates: npt.NDArray[np.int64]
     signals: dict[str, Array]
     raw: Array
+    broken: Array
     pressure: Array
     norm: Array
     view_signals: dict[str, Array]
@@ -76,7 +78,9 @@ class Recorder:
         self._groups = [g.name for g in tracker.groups]
         self._views = [v.name for v in tracker.views]
         self._dtype = _row(self._groups, self._views)
-        self._raw = np.zeros((2, len(self._groups)))  # sum since the last row, and of how many
+        # Since the last row: sum of raw gradients, of how many updates, and broken ones.
+        self._raw = np.zeros((3, len(self._groups)))
+        self._bounds = np.cumsum([0, *(g.size for g in tracker.groups)])
         self._file = path.open('wb' if state is None else 'rb+')
         if state is None:
             header = {'schema': _SCHEMA, 'groups': self._groups, 'views': self._views}
@@ -89,9 +93,12 @@ class Recorder:
     def step(self) -> None:
         """Take note of an update that the tracker has just closed."""
         count = len(self._groups)
-        raw = self._tracker.aggregate(self._tracker.raw)[:count]
-        known = np.isfinite(raw)
-        self._raw += np.stack([np.where(known, raw, 0.0), known])
+        if self._tracker.observed:
+            raw = self._tracker.aggregate(self._tracker.raw)[:count]
+            known = np.isfinite(raw)
+            infinite = np.isinf(self._tracker.raw[:self._bounds[-1]])
+            broken = np.logical_or.reduceat(infinite, self._bounds[:-1])
+            self._raw += np.stack([np.where(known, raw, 0.0), known, broken])
         if self._tracker.updates % self._every:
             return
         row = np.zeros((), self._dtype)
@@ -100,6 +107,7 @@ class Recorder:
             values = self._tracker.aggregated(signal)
             row[signal], row[f'view.{signal}'] = values[:count], values[count:]
         row['raw'] = np.where(self._raw[1] > 0, self._raw[0] / np.maximum(self._raw[1], 1), np.nan)
+        row['broken'] = self._raw[2]
         row['pressure'], row['norm'] = self._pressure.coefficients, self._pressure.norms
         self._raw[:] = 0
         self._file.write(row.tobytes())
@@ -142,5 +150,5 @@ def read_history(path: str | Path) -> History:
         return table[name].astype(np.float64)
 
     return History(groups, views, table['update'].astype(np.int64),
-                   {s: column(s) for s in SIGNALS}, column('raw'), column('pressure'),
-                   column('norm'), {s: column(f'view.{s}') for s in SIGNALS})
+                   {s: column(s) for s in SIGNALS}, column('raw'), column('broken'),
+                   column('pressure'), column('norm'), {s: column(f'view.{s}') for s in SIGNALS})
