@@ -117,12 +117,15 @@ class Job:
     def _advance(self, record: Mapping[str, Any]) -> None:
         share = record['done'] / max(1, record['total'])
         now = time.monotonic()
+        facts = {k: v for k, v in record.items() if k not in ('phase', 'done', 'total')}
         if record['phase'] != self.status['phase']:
             self._phase_began = now
+        else:  # not every report of a phase has all of its facts
+            facts = {**self.status.get('facts', {}), **facts}
         eta = (now - self._phase_began) * (1 - share) / share if share > 0.02 else None
         self.status = {**self.status, 'phase': record['phase'], 'percent': round(100 * share, 1),
                        'eta_s': None if eta is None else round(eta, 1),
-                       'elapsed_s': round(now - self._began, 1)}
+                       'elapsed_s': round(now - self._began, 1), 'facts': facts}
         self._report(self.status)
 
     def _finish(self, code: int, result: dict[str, Any] | None, error: str) -> None:

@@ -1,9 +1,10 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pruning_core train|prune|export|evaluate|inspect|report`.
+"""`python -m pruning_core train|prune|export|evaluate|inspect|doctor|report`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
-refused the result, 2 something asked for cannot be done, 130 interrupted.
+refused the result or the doctor found something, 2 something asked for cannot be done, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -106,6 +107,11 @@ def parser() -> argparse.ArgumentParser:
     inspect = add('inspect', _inspect, 'Tell what an agent folder or a bundle holds',
                   'python -m pruning_core inspect pendulum_dense')
     inspect.add_argument('path', help='run folder, bundle folder, or name of a shipped agent')
+
+    doctor = add('doctor', _doctor, 'Look for break conditions of importance in a training run; '
+                 'exit code 1 where one is met',
+                 'python -m pruning_core doctor runs/pendulum_quick')
+    doctor.add_argument('folder', type=Path, help='run folder of training')
 
     report = add('report', _report, 'Write the page and picture of a run folder',
                  'python -m pruning_core report runs/pendulum_quick')
@@ -214,11 +220,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _draw(folder: Path) -> None:
-    """Draw the learning curve where matplotlib is there."""
-    from pruning_core.report import draw_learning_curve
+    """Draw the curves where matplotlib is there."""
+    from pruning_core.report import draw_training
 
     try:
-        draw_learning_curve(folder)
+        draw_training(folder)
     except MissingExtra as error:
         print(f'no picture: {error}', file=sys.stderr)
 
@@ -334,6 +340,22 @@ def _inspect(options: argparse.Namespace) -> int:
             line += f", importance {run.importance.group_scores('combined')[group.name]:.2f}"
         facts[group.name] = line
     return _tell(options, facts)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pruning_core.doctor import examine
+
+    diagnosis = examine(options.folder)
+    if options.json:
+        print(json.dumps({'findings': [f._asdict() for f in diagnosis.findings],
+                          'facts': diagnosis.facts}, indent=1))
+    else:
+        for finding in diagnosis.findings:
+            print(finding)
+        if not diagnosis.findings:
+            print('none of the break conditions was met')
+        _tell(options, diagnosis.facts)
+    return REFUSED if diagnosis.findings else DONE
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from pruning_core.errors import ConfigError, explain, nearest
 ACTIVATIONS = ('relu', 'elu')
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
+SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
 ALLOCATIONS = ('uniform', 'global')
 COUPLINGS = ('own', 'min', 'protect')
 
@@ -211,6 +212,8 @@ class TrainingConfig:
     threads: int = 0
     # Episodes between two checkpoints.
     checkpoint_every: int = 5
+    # Whether the records of metrics.jsonl also go to TensorBoard, in tensorboard/ beside it.
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -265,6 +268,34 @@ class ImportanceConfig:
                  '0 or more')
         _require_known('importance', self, posterior=POSTERIORS, fisher=FISHERS,
                        aggregate=AGGREGATES)
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """L1 pressure on groups while the agent trains (method section 3)."""
+
+    # How each group's coefficient moves; see `sparsity.coefficients`.
+    schedule: str = 'none'
+    # Range of the coefficient of the mean |weight| of a group. The proximal step of an update is
+    # the learning rate times this over the group's number of weights.
+    lambda_min: float = 0.0
+    lambda_max: float = 1000.0
+    # Updates of one period (of the decay's half-life for 'step' and 'exponential').
+    period: int = 2000
+    # A group whose norm falls below this share of what it was is freed of all pressure; 0 never.
+    collapse: float = 0.1
+    # Updates between two looks at the norms.
+    check_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_known('sparsity', self, schedule=SCHEDULES)
+        _require(0 <= self.lambda_min <= self.lambda_max < math.inf, 'sparsity.lambda_max',
+                 self.lambda_max, 'finite, at least sparsity.lambda_min, and that 0 or more')
+        _require(self.period >= 2, 'sparsity.period', self.period, '2 or more updates')
+        _require(0 <= self.collapse < 1, 'sparsity.collapse', self.collapse,
+                 'a share from 0 to below 1')
+        _require(self.check_every >= 1, 'sparsity.check_every', self.check_every, '1 or more')
 
 
 @dataclass(frozen=True)
@@ -336,6 +367,7 @@ class Config:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
 
     def __post_init__(self) -> None:
@@ -471,6 +503,7 @@ def dump(config: Config, path: str | Path) -> None:
 
 __all__ = [
     'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
-    'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'TrainingConfig',
+    'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'SparsityConfig',
+    'TrainingConfig',
     'dump', 'from_dict', 'load', 'override', 'to_dict',
 ]

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruning_core.errors import MissingExtra, explain
+from pruning_core.importance.crossovers import crossovers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from pruning_core.importance.history import History
 
 DENSE, PRUNED, LIMIT = '#d9741a', '#2166ac', '#8a8a8a'
 _STYLE: Any = {
@@ -191,3 +194,58 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
         if first:
             importance.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7)
         return _svg(figure)
+
+
+def importance(history: History) -> str:
+    """Importance of groups over a training run, with the crossovers marked.
+
+    One row per signal, the coupling views dashed; where there was pressure, two more rows with the
+    coefficients and with what they did to the norms.
+
+    Args:
+        history: see `importance.history`.
+    """
+    stressed = bool(np.any(history.pressure > 0))
+    rows = len(history.signals) + 2 * stressed
+    with _figure(rows, 1, 8.2, 2.3 * rows, sharex=True) as (figure, axes):
+        looks = _looks(history.groups)
+        for axis, (signal, values) in zip(axes[:, 0], history.signals.items(), strict=False):
+            for g, group in enumerate(history.groups):
+                axis.plot(history.updates, values[:, g], lw=1.2, label=group, **looks[group])
+            for view, colour in (('encoder->policy', '#000'), ('encoder->all', '#777')):
+                if view in history.views:
+                    axis.plot(history.updates,
+                              history.view_signals[signal][:, history.views.index(view)],
+                              ls=':', lw=1.2, color=colour, label=view)
+            met = crossovers(history.updates, values, history.groups)
+            axis.plot([c.update for c in met], [c.value for c in met], 'o', ms=3.5, mfc='none',
+                      mec='#000', mew=0.8, label='crossover')
+            axis.set(yscale='log', ylabel=signal)
+            axis.set_title(f'{signal.capitalize()}: {len(met)} lasting crossovers')
+        if stressed:
+            pressure, norm = axes[-2:, 0]
+            for g, group in enumerate(history.groups):
+                pressure.plot(history.updates, history.pressure[:, g], lw=1, **looks[group])
+                known = history.norm[np.isfinite(history.norm[:, g]), g]
+                if len(known) and known[0] > 0:
+                    norm.plot(history.updates, history.norm[:, g] / known[0], lw=1.2,
+                              **looks[group])
+            pressure.set(ylabel='lambda', title='Sparsity pressure')
+            norm.set(ylabel='share', title='Norm, as a share of what it was')
+        axes[-1, 0].set(xlabel='updates')
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right upper',
+                      fontsize=7)
+        return _svg(figure)
+
+
+def _looks(groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour by component, line style by depth; couplings black."""
+    colours = ('#1b9e77', '#d95f02', '#7570b3', '#e7298a', '#66a61e', '#e6ab02', '#1f78b4')
+    components = list(dict.fromkeys(g.partition('.')[0] for g in groups if '.' in g))
+    looks: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        component, dot, _ = group.partition('.')
+        depth = sum(g.partition('.')[0] == component for g in looks)
+        looks[group] = {'color': colours[components.index(component) % 7] if dot else '#000',
+                        'ls': ('-', '--', '-.', ':')[depth % 4]}
+    return looks

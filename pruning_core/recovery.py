@@ -22,6 +22,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.replay import Batch, Replay
 
 _CHUNK = 4096  # observations per forward pass of the dense agent
+_SUMMARY = 100  # updates between two summaries of the importance in the progress
 
 
 class Teacher(NamedTuple):
@@ -90,6 +91,7 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher, *, updates: int, lea
         return distillation * loss, policy_loss
 
     agent.extra_loss = towards_teacher if distillation > 0 else None
+    facts: dict[str, float | str] = {}
     if importance is not None:
         agent.on_gradients = importance.observe
     try:
@@ -98,7 +100,9 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher, *, updates: int, lea
             agent.update(replay.sample(rng, agent.config.batch_size, agent.config.horizon))
             if importance is not None:
                 importance.step()
-            progress('recover', i + 1, updates)
+                if i % _SUMMARY == 0:
+                    facts['importance'] = importance.summary()
+            progress('recover', i + 1, updates, **facts)
     finally:
         agent.extra_loss = None
         agent.on_gradients = lambda: None

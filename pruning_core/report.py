@@ -17,9 +17,12 @@ from typing import Any
 
 from pruning_core import checkpoint as files
 from pruning_core import figures
+from pruning_core.doctor import examine
 from pruning_core.errors import AgentError, explain
+from pruning_core.importance.history import HISTORY, read_history
 
 RESULT, PAGE, PICTURE, CURVE = 'result.json', 'report.html', 'picture.svg', 'learning_curve.svg'
+IMPORTANCE_CURVES = 'importance.svg'
 _PLAN = 'plan.json'
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>\n'
 _CSS = """
@@ -64,8 +67,11 @@ def write_report(folder: str | Path) -> Path:
     return folder / PAGE
 
 
-def draw_learning_curve(folder: str | Path) -> Path:
-    """Draw `learning_curve.svg` from the metrics of a training run; returns it.
+def draw_training(folder: str | Path) -> Path:
+    """Draw `learning_curve.svg`, and `importance.svg` where importance was recorded.
+
+    Returns:
+        The learning curve.
 
     Raises:
         AgentError: the folder has no metrics of training.
@@ -74,6 +80,9 @@ def draw_learning_curve(folder: str | Path) -> Path:
     folder = Path(folder)
     picture = _DECLARATION + figures.learning_curve(_episodes(folder))
     files.write_atomically(folder / CURVE, lambda p: p.write_text(picture, 'utf-8'))
+    if (folder / HISTORY).is_file():
+        curves = _DECLARATION + figures.importance(read_history(folder / HISTORY))
+        files.write_atomically(folder / IMPORTANCE_CURVES, lambda p: p.write_text(curves, 'utf-8'))
     return folder / CURVE
 
 
@@ -214,6 +223,14 @@ def _training(folder: Path) -> tuple[str, str, str]:
             rows.append((name, str(len(e['seeds'])), f"{e['mean']:.1f}",
                          f"{e['low']:.1f} to {e['high']:.1f}", f"{e['worst']:.1f}"))
         parts += ['<h2>Returns</h2>', _table(rows)]
+    if (folder / HISTORY).is_file():
+        diagnosis = examine(folder)
+        parts += ['<h2>Importance</h2>', figures.importance(read_history(folder / HISTORY))]
+        parts.append(_table([('condition', 'group', 'update', 'what'), *(
+            (f.condition, f.group, '' if f.update is None else str(f.update), f.text)
+            for f in diagnosis.findings)], numeric=False) if diagnosis.findings else
+            '<p>None of the break conditions was met.</p>')
+        parts.append(_table([('fact', ''), *((k, str(v)) for k, v in diagnosis.facts.items())]))
     return f'Training of {folder.name}', '\n'.join(parts), picture
 
 

@@ -28,11 +28,14 @@ from pruning_core.env import ScaledEnv
 from pruning_core.errors import AgentError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
+from pruning_core.importance.history import HISTORY, Recorder
 from pruning_core.networks import Widths
 from pruning_core.planner import SeededNoise
 from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
 from pruning_core.runtime.metrics import JsonlWriter
+from pruning_core.sparsity import SparsityPressure
+from pruning_core.tensorboard import TensorBoard
 
 _EVALUATION_SEED = 500  # learning-curve seeds; apart from training's and from the fixed ones
 
@@ -81,9 +84,12 @@ class Trainer:
         self.rng = np.random.default_rng(seed)
         self.agent = Agent(Widths.dense(config.network, observations, actions), config.agent,
                            self.generator)
-        self.importance = ImportanceTracker(
-            self.agent.graph(), dict(self.agent.components.items()), config.importance)
+        graph, components = self.agent.graph(), dict(self.agent.components.items())
+        self.importance = ImportanceTracker(graph, components, config.importance)
         self.agent.on_gradients = self.importance.observe
+        self.pressure = SparsityPressure(graph, components, config.sparsity)
+        self.recorder: Recorder | None = None
+        self._recorded: dict[str, Any] | None = None  # state of the recorder to go on from
         self.replay = Replay(config.training.replay_capacity, observations, actions)
         self.noise = SeededNoise([seed])
         self.episode = 0
@@ -103,7 +109,11 @@ class Trainer:
     def run(self) -> Path:
         """Train to the end and write the run folder; returns it."""
         t = self.config.training
+        board = TensorBoard(self.folder, self.decisions) if t.tensorboard else None
         metrics = JsonlWriter(self.folder / files.METRICS)
+        if self.config.importance.record_every:
+            self.recorder = Recorder(self.folder / HISTORY, self.importance, self.pressure,
+                                     self.config.importance.record_every, self._recorded)
         try:
             started = time.perf_counter() - self.seconds
             while self.episode < t.episodes:
@@ -114,13 +124,22 @@ class Trainer:
                 if t.evaluate_every and self.episode % t.evaluate_every == 0:
                     record['evaluation'] = self._evaluate()
                 metrics.write(record)
+                if board is not None:
+                    board.write(record)
                 if self.episode % t.checkpoint_every == 0 and self.episode < t.episodes:
                     files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
                 self.progress('train', self.episode, t.episodes, ret=record['return'],
-                              updates=float(self.agent.updates))
+                              updates=float(self.agent.updates),
+                              importance=self.importance.summary())
+            if self.recorder is not None:
+                self.recorder.close()
             files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
         finally:
             metrics.close()
+            if board is not None:
+                board.close()
+            if self.recorder is not None:
+                self.recorder.close()
             self._unlock()
         for name in (files.CHECKPOINT, Path(files.CHECKPOINT).with_suffix('.previous').name):
             (self.folder / name).unlink(missing_ok=True)
@@ -161,21 +180,27 @@ class Trainer:
         return {'episode': self.episode, 'decisions': self.decisions,
                 'updates': self.agent.updates, 'return': float(np.sum(rewards)),
                 'noise': 1.0 if random else noise, **losses,
-                'importance': {s: self.importance.group_scores(s) for s in SIGNALS}}
+                'importance': {s: self.importance.group_scores(s) for s in SIGNALS},
+                **({'collapsed': self.pressure.collapsed} if self.pressure.collapsed else {})}
 
     def _updates(self, count: int) -> dict[str, float]:
         totals: dict[str, list[float]] = {}
         t = self.config.training
         share = 1 - (1 - t.learning_rate_end) * self.episode / t.episodes
         self.agent.set_learning_rate(self.config.agent.learning_rate * share)
+        summary = self.importance.summary()
         for i in range(count):
             batch = self.replay.sample(
                 self.rng, self.config.agent.batch_size, self.config.agent.horizon)
             losses = self.agent.update(batch)
+            self.pressure.step(self.agent.model_optimizer.param_groups[0]['lr'])
             self.importance.step()
+            if self.recorder is not None:
+                self.recorder.step()
             for name, value in losses._asdict().items():
                 totals.setdefault(name, []).append(value)
-            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}')
+            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}',
+                          importance=summary)
         return {name: float(np.nanmean(values)) for name, values in totals.items()}
 
     def _evaluate(self) -> dict[str, float]:
@@ -197,6 +222,8 @@ class Trainer:
             'model_optimizer': self.agent.model_optimizer.state_dict(),
             'policy_optimizer': self.agent.policy_optimizer.state_dict(),
             'updates': self.agent.updates, 'importance': self.importance.state_dict(),
+            'pressure': self.pressure.state_dict(),
+            'recorder': self.recorder.state_dict() if self.recorder is not None else None,
             'generator': self.generator.get_state(), 'rng': self.rng.bit_generator.state,
             'noise': [g.get_state() for g in self.noise.generators],
             'episode': self.episode, 'decisions': self.decisions, 'owed': self.owed,
@@ -229,6 +256,8 @@ class Trainer:
         self.agent.policy_optimizer.load_state_dict(state['policy_optimizer'])
         self.agent.updates = state['updates']
         self.importance.load_state_dict(state['importance'])
+        self.pressure.load_state_dict(state['pressure'])
+        self._recorded = state['recorder']
         self.replay = Replay.from_arrays({k: v.numpy() for k, v in state['replay'].items()})
         self.generator.set_state(state['generator'])
         self.rng.bit_generator.state = state['rng']

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pruning_core.errors import AgentError
-from pruning_core.report import draw_learning_curve, text_table, write_report
+from pruning_core.report import draw_training, text_table, write_report
 
 
 def side(**changes):
@@ -76,15 +76,15 @@ def test_the_page_of_the_demo_is_whole_and_escaped(result, tmp_path):
 def test_a_training_run_has_a_curve_and_a_page(trained, tmp_path):
     for name in ('metrics.jsonl', 'config.yaml'):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    curve = draw_learning_curve(tmp_path)
+    curve = draw_training(tmp_path)
     assert curve.name == 'learning_curve.svg' and 'encoder.hidden1' in curve.read_text()
     assert 'episodes' in write_report(tmp_path).read_text()
 
 
 def test_the_same_run_gives_the_same_picture(trained, tmp_path):
     (tmp_path / 'metrics.jsonl').write_bytes((trained / 'metrics.jsonl').read_bytes())
-    first = draw_learning_curve(tmp_path).read_bytes()
-    assert draw_learning_curve(tmp_path).read_bytes() == first
+    first = draw_training(tmp_path).read_bytes()
+    assert draw_training(tmp_path).read_bytes() == first
 
 
 @pytest.mark.parametrize('name, content, words', [

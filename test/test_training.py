@@ -24,11 +24,12 @@ from pruning_core.checkpoint import (
 )
 from pruning_core.errors import AgentError, ConfigError
 from pruning_core.importance import SIGNALS
+from pruning_core.importance.history import HISTORY
 from pruning_core.training import Trainer
 
 PREVIOUS = 'checkpoint.previous'
-FILES = ['agent.safetensors', 'config.yaml', 'importance.safetensors', 'metrics.jsonl',
-         'replay.safetensors']
+FILES = ['agent.safetensors', 'config.yaml', 'importance.safetensors', 'importance_history.bin',
+         'metrics.jsonl', 'replay.safetensors']
 
 
 class InterruptAt:
@@ -61,6 +62,7 @@ def same_result(trained):
             for key, tensor in expected.items():
                 assert torch.equal(found[key].isnan(), tensor.isnan()), (name, key)
                 assert torch.equal(found[key].nan_to_num(), tensor.nan_to_num()), (name, key)
+        assert (folder / HISTORY).read_bytes() == (trained / HISTORY).read_bytes()
         assert records(folder) == records(trained)
         assert load_run(folder).agent.updates == load_run(trained).agent.updates
 

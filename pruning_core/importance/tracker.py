@@ -53,7 +53,9 @@ class ImportanceTracker:
         views: of the coupling groups; see `views`.
         updates: updates gone through so far.
         skipped: updates left out because a gradient was not finite.
-        raw: (units,) mean |gradient| of the update observed last; NaN where it had none.
+        observed: whether the last update closed was one of those that are observed.
+        raw: (units and views,) mean |gradient| of the update observed last; NaN where it had
+            none, infinite where it was not finite.
     """
 
     def __init__(self, graph: UnitGraph, components: Mapping[str, nn.Module],
@@ -85,6 +87,7 @@ class ImportanceTracker:
         self._shape = 1.0
         self.updates = 0
         self.skipped = 0
+        self.observed = False
         self.raw = np.full(width, np.nan)
 
     @property
@@ -135,13 +138,14 @@ class ImportanceTracker:
 
     def step(self) -> None:
         """Close one update: turn what was observed into signals and smooth them."""
-        due = self.due
+        self.observed = self.due
         self.updates += 1
-        if not due:
+        if not self.observed:
             return
         seen = self._scalars > 0
         if not np.isfinite(self._totals.sum()):
             self.skipped += 1
+            self.raw = np.where(np.isfinite(self._totals).all(0), np.nan, np.inf)
         elif seen.any():
             self._take_in(self._totals / np.maximum(self._scalars, 1), seen)
         self._totals[:] = 0
@@ -211,9 +215,9 @@ class ImportanceTracker:
         """
         names = [g.name for g in self.groups]
         if score == 'combined':
-            ranks = combined_rank([self._aggregated(s)[:len(names)] for s in SIGNALS])
+            ranks = combined_rank([self.aggregated(s)[:len(names)] for s in SIGNALS])
             return dict(zip(names, ranks.tolist(), strict=True))
-        return dict(zip(names, self._aggregated(score).tolist(), strict=False))
+        return dict(zip(names, self.aggregated(score).tolist(), strict=False))
 
     def view_scores(self, score: str) -> dict[str, float]:
         """Scores of the coupling views, aggregated as those of groups.
@@ -223,8 +227,8 @@ class ImportanceTracker:
         """
         names, first = [v.name for v in self.views], len(self.groups)
         if score != 'combined':
-            return dict(zip(names, self._aggregated(score)[first:].tolist(), strict=True))
-        signals = [self._aggregated(s) for s in SIGNALS]
+            return dict(zip(names, self.aggregated(score)[first:].tolist(), strict=True))
+        signals = [self.aggregated(s) for s in SIGNALS]
         out = {}
         for i, view in enumerate(self.views):
             place = next(g for g, group in enumerate(self.groups)
@@ -236,6 +240,14 @@ class ImportanceTracker:
     def view_unit_scores(self, score: str) -> dict[str, Array]:
         """(units,) scores per view; of the signals and 'ucb' only."""
         return self._split(self._flat(score), self._parts, skip=len(self.groups))
+
+    def summary(self) -> str:
+        """How far the measuring is, in a few words; for those who watch a run."""
+        scores = {n: v for n, v in self.group_scores('combined').items() if np.isfinite(v)}
+        if not self.warm or not scores:
+            return f'warming up, {self._warmed} of {self.config.warmup}'
+        return f'{max(scores, key=scores.__getitem__)} most, ' \
+               f'{min(scores, key=scores.__getitem__)} least'
 
     def signal_agreement(self) -> dict[str, float]:
         """Kendall's tau between the three signals over all units, per pair.
@@ -255,7 +267,8 @@ class ImportanceTracker:
         with np.errstate(invalid='ignore'):
             return np.where(counts > 0, totals / divisor, np.nan)
 
-    def _aggregated(self, score: str) -> Array:
+    def aggregated(self, score: str) -> Array:
+        """(groups and views,) of one signal, or of 'ucb'."""
         return self.aggregate(self._flat(score))
 
     def _split(self, flat: Array, parts: tuple[Group, ...], skip: int = 0) -> dict[str, Array]:
