@@ -330,6 +330,20 @@ class PruningConfig:
     gate_return_loss: float = 0.1
     # Gate: the 99 % quantile of the full plan must fit into this share of the period; 0 = no gate.
     gate_latency_share: float = 1.0
+    # Gate: from `gate_states` random states within reach the agent must get to the goal and stay;
+    # the one-sided 95 % upper bound of the share that fails may be this at most. 0 = no gate;
+    # plants without a known goal have none.
+    gate_violation: float = 0.05
+    gate_states: int = 100
+    # Control periods that such a run may take.
+    gate_periods: int = 100
+    # Cuts that may be tried before the stability gate refuses: each further one gives back half of
+    # what the group that matters most for stability lost.
+    gate_rounds: int = 1
+    # Share that stability-aware importance has in the score; 0 = the task alone.
+    stability_weight: float = 0.0
+    # Gradients of the stability loss that such importance is measured with.
+    stability_batches: int = 100
     # Seed of recovery and gate.
     seed: int = 0
 
@@ -355,6 +369,11 @@ class PruningConfig:
         _require(self.gate_seeds >= 1, 'pruning.gate_seeds', self.gate_seeds, '1 or more')
         _require(self.gate_return_loss >= 0, 'pruning.gate_return_loss', self.gate_return_loss,
                  '0 or more')
+        for name in ('gate_violation', 'stability_weight'):
+            _require(0 <= getattr(self, name) <= 1, f'pruning.{name}', getattr(self, name),
+                     'from 0 to 1')
+        for name in ('gate_states', 'gate_periods', 'gate_rounds', 'stability_batches'):
+            _require(getattr(self, name) >= 1, f'pruning.{name}', getattr(self, name), '1 or more')
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def prepare(run: Run) -> tuple[dict[str, bytes], Manifest, Parity]:
         dense_parameters=dense.get('parameters', parameters), macs=macs,
         dense_macs=dense.get('macs', macs), parent=run.lineage.get('parent'),
         gates={'parity': parity.worst, **run.lineage.get('gates', {})},
-        lyapunov=candidate(spec.id, spec.period_s), opset=OPSET,
+        lyapunov=candidate(spec.id, spec.period_s, config.env.action_repeat), opset=OPSET,
         config=configuration.to_dict(config),
         seeds={'training': config.training.seed,
                **({'pruning': config.pruning.seed} if run.lineage else {})}, files={},

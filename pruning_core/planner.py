@@ -136,6 +136,10 @@ class SeededNoise:
         return torch.stack([torch.randn(horizon, plans, actions, generator=g)
                             for g in self.generators], dim=1)
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on for these environments only."""
+        self.generators = [self.generators[i] for i in rows]
+
 
 class TorchPlanner:
     """Plans for E environments in one batch, warm-started from the last decision."""
@@ -153,6 +157,12 @@ class TorchPlanner:
     def reset(self) -> None:
         """Forget the last plan, as at the start of an episode."""
         self._mean = None
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on for these environments only, each with its own noise and warm start."""
+        self.noise.keep(rows)
+        if self._mean is not None:
+            self._mean = self._mean[:, list(rows)]
 
     @torch.no_grad()
     def plan(self, observation: Tensor) -> Tensor:

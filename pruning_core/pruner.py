@@ -28,6 +28,7 @@ from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig, PruningConfig
+from pruning_core.env import describe, make_raw
 from pruning_core.errors import AgentError, GateError, explain
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.export import prepare
@@ -43,6 +44,8 @@ from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
 from pruning_core.selection import Limits, select
+from pruning_core.stability import candidate
+from pruning_core.stability_loss import StabilityScores, mix, stability_scores
 from pruning_core.surgery import apply
 
 BUNDLE, PLAN = 'bundle', 'plan.json'
@@ -108,6 +111,83 @@ def cut(agent: Agent, plan: Plan) -> float:
                     optimizer=(agent.model_optimizer, agent.policy_optimizer),
                     mirrors=(dict(agent.targets.items()),), run=run)
     return float(receipt.difference or 0.0)
+
+
+def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Plan:
+    """Score the units of an agent, and plan what goes.
+
+    Raises:
+        GroupError: the budget cannot be met.
+        AgentError: what the score needs was not gathered in training.
+    """
+    progress('score', 0, 1)
+    graph = run.agent.graph()
+    scores = scores_of(run, graph, settings.score, settings.seed)
+    if settings.stability_weight > 0:
+        scores = mix(scores, stability_scores_of(run, settings, progress).units,
+                     settings.stability_weight)
+    return select(graph.groups, scores, Parameters(settings.sparsity),
+                  Limits(settings.floor, settings.multiple, settings.coupling,
+                         settings.coupling_share),
+                  allocation=settings.allocation, score=settings.score)
+
+
+def stability_scores_of(run: Run, settings: PruningConfig, progress: Progress = silent
+                        ) -> StabilityScores:
+    """How much each unit matters for V to fall along model rollouts; see `stability_loss`.
+
+    Raises:
+        AgentError: the plant has no known goal, or the folder no replay to roll out from.
+    """
+    env = run.config.env
+    spec = describe(make_raw(env.id), env)
+    lyapunov = candidate(env.id, spec.period_s, env.action_repeat)
+    if lyapunov is None or run.replay is None:
+        raise AgentError(
+            explain('stability-aware importance was asked for',
+                    f"'{env.id}' has no known goal" if lyapunov is None else
+                    f"'{run.folder}' has no replay",
+                    'a plant with a goal (docs/stability.md), and an agent with its replay',
+                    'set pruning.stability_weight=0')
+        )
+    return stability_scores(run.agent, run.replay, lyapunov, np.asarray(spec.observation_scale),
+                            run.config.importance, batches=settings.stability_batches,
+                            rng=np.random.default_rng(settings.seed), progress=progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """What was measured while an agent was cut and recovered.
+
+    Attributes:
+        difference: between the cut agent and the masked one.
+        importance: gathered in recovery.
+    """
+
+    difference: float
+    importance: ImportanceTracker
+
+
+def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = silent) -> Shrunk:
+    """Cut the agent of a run by a plan, in place, and let it recover on the run's replay.
+
+    Raises:
+        GroupError: the cut does not verify; the agent is as it was.
+    """
+    agent = run.agent
+    progress('cut', 0, 1)
+    teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
+    agent.restart_optimizers(settings.recovery_learning_rate)
+    difference = cut(agent, plan)
+    progress('cut', 1, 1, parameters=float(count_parameters(agent.components)))
+    importance = ImportanceTracker(
+        agent.graph(), dict(agent.components.items()), run.config.importance)
+    if run.replay is not None and teacher is not None:
+        recover(agent, run.replay, teacher, updates=settings.recovery_updates,
+                learning_rate=settings.recovery_learning_rate, distillation=settings.distillation,
+                rng=np.random.default_rng(settings.seed), importance=importance,
+                progress=progress)
+    return Shrunk(difference, importance)
 
 
 def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None = None,
@@ -180,37 +260,19 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     dense = _dense_facts(run)
     dense_return = _reference(run, seeds, gate_planner, progress)
 
-    progress('score', 0, 1)
-    graph = agent.graph()
-    scores = scores_of(run, graph, settings.score, settings.seed)
-    plan = select(graph.groups, scores, Parameters(settings.sparsity),
-                  Limits(settings.floor, settings.multiple, settings.coupling,
-                         settings.coupling_share),
-                  allocation=settings.allocation, score=settings.score)
-    progress('cut', 0, 1)
-    teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
-    agent.restart_optimizers(settings.recovery_learning_rate)
-    difference = cut(agent, plan)
-    progress('cut', 1, 1, parameters=float(count_parameters(agent.components)))
-
-    importance = ImportanceTracker(
-        agent.graph(), dict(agent.components.items()), config.importance)
-    if run.replay is not None and teacher is not None:
-        recover(agent, run.replay, teacher, updates=settings.recovery_updates,
-                learning_rate=settings.recovery_learning_rate, distillation=settings.distillation,
-                rng=np.random.default_rng(settings.seed), importance=importance,
-                progress=progress)
+    plan = choose(run, settings, progress)
+    shrunk = shrink(run, plan, settings, progress)
 
     pruned_return = evaluate(agent, config.env, seeds, gate_planner, progress)
     loss = compare(pruned_return, dense_return)
     gates: dict[str, Any] = {
-        'mask_equivalence': difference,
+        'mask_equivalence': shrunk.difference,
         'return': {'dense': dense_return.mean, 'pruned': pruned_return.mean,
                    'difference': loss.difference, 'low': loss.low, 'high': loss.high,
                    'loss': loss.loss, 'allowed_loss': settings.gate_return_loss,
                    'seeds': len(seeds)},
     }
-    files.save_run(folder, config, agent, importance, run.replay)
+    files.save_run(folder, config, agent, shrunk.importance, run.replay)
     files.write_json(folder / PLAN, plan.to_json())
     files.write_json(folder / files.EVALUATION,
                      {'gate': pruned_return.to_json(), 'dense': dense_return.to_json()})

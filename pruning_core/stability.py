@@ -13,6 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_discrete_are
 
+from pruning_core.config import EnvConfig
+from pruning_core.env import make_raw
+from pruning_core.errors import EnvError, explain
+from pruning_core.linearise import linearise
+from pruning_core.plants import PENDULUM, GymPlant
 from pruning_core.runtime.errormap import Lyapunov
 
 Array = npt.NDArray[np.float64]
@@ -52,6 +57,43 @@ def pendulum(period_s: float) -> Lyapunov:
                     decrease=0.1, ball=1e-2 * float(np.trace(p)))
 
 
-def candidate(env_id: str, period_s: float) -> Lyapunov | None:
-    """Return the stability candidate of a plant, or None where it has no known goal."""
-    return pendulum(period_s) if env_id == 'Pendulum-v1' else None
+def declared(plant: GymPlant, period_s: float) -> Lyapunov:
+    """Candidate of an environment that declares its goal, linearised numerically there.
+
+    K is one second, delta a tenth, and the ball a thousandth of V at the largest errors.
+
+    Raises:
+        EnvError: the goal is no equilibrium, or cannot be stabilised.
+    """
+    goal = plant.goal
+    a, b = linearise(plant, goal)
+    try:
+        p, k = riccati(a, b, np.diag(goal.error_cost), np.diag(goal.action_cost))
+    except np.linalg.LinAlgError as error:
+        raise EnvError(
+            explain('the stability candidate of a plant was computed',
+                    f'its Riccati equation has no solution ({error})',
+                    'a plant that can be stabilised at its goal', 'correct its stability_goal')
+        ) from error
+    return Lyapunov(terms=goal.terms, P=(p + p.T) / 2, K=k, goal_action=goal.action,
+                    steps=max(1, round(1.0 / period_s)), decrease=0.1,
+                    ball=1e-3 * float(np.diag(p) @ goal.reach**2))
+
+
+def candidate(env_id: str, period_s: float, action_repeat: int = 1) -> Lyapunov | None:
+    """Return the stability candidate of a plant, or None where it has no known goal.
+
+    Args:
+        env_id: Gymnasium id, or 'module:Class'.
+        period_s: seconds between two decisions.
+        action_repeat: plant steps between them.
+
+    Raises:
+        EnvError: the environment declares a goal that cannot be used.
+    """
+    if env_id == PENDULUM:
+        return pendulum(period_s)
+    if getattr(make_raw(env_id).unwrapped, 'stability_goal', None) is None:
+        return None
+    return declared(GymPlant(EnvConfig(id=env_id, action_repeat=action_repeat,
+                                       period_s=period_s)), period_s)

@@ -24,7 +24,9 @@ TINY = {
     'sparsity': {'schedule': 'cosine', 'period': 12, 'check_every': 1},
     'pruning': {'sparsity': 0.5, 'multiple': 4, 'floor': 4, 'coupling_share': 1.0,
                 'recovery_updates': 4, 'gate_seeds': 2, 'gate_samples': 8, 'gate_iterations': 1,
-                'gate_return_loss': 100.0, 'gate_latency_share': 0.0},
+                'gate_return_loss': 100.0, 'gate_latency_share': 0.0,
+                'gate_violation': 0.0, 'gate_states': 8, 'gate_periods': 25,
+                'stability_batches': 4},
 }
 
 
@@ -117,6 +119,35 @@ def four_parts():
             assert word in text, text
 
     return check
+
+
+@pytest.fixture(scope='session')
+def cart():
+    """Id of a plant with a goal: x' = x + 0.1 v, v' = v + 0.1 u, observed as (v, 2 x)."""
+    import gymnasium
+
+    class Cart(gymnasium.Env):
+        dt = 0.1
+        observation_space = gymnasium.spaces.Box(-10, 10, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (1,))
+        stability_goal = {'state': [0.5, 0], 'action': [0], 'terms': ['1-1', '0'],
+                          'error_cost': [1, 1], 'action_cost': [0.1], 'reach': [1, 1]}
+
+        def reset(self, *, seed=None, options=None):
+            self.state = np.zeros(2)
+            return self._get_obs(), {}
+
+        def _get_obs(self):
+            return np.array([self.state[1], 2 * self.state[0]], np.float32)
+
+        def step(self, action):
+            x, v = self.state
+            self.state = np.array([x + 0.1 * v, v + 0.1 * float(np.clip(action[0], -1, 1))])
+            return self._get_obs(), 0.0, False, False, {}
+
+    if 'TestCart-v0' not in gymnasium.registry:
+        gymnasium.register('TestCart-v0', entry_point=Cart, max_episode_steps=20)
+    return 'TestCart-v0'
 
 
 @pytest.fixture

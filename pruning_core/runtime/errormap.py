@@ -27,14 +27,21 @@ from pruning_core.errors import BundleError, explain
 
 Array = npt.NDArray[np.float64]
 Vector = Sequence[float] | npt.NDArray[np.floating]
-Term = Callable[[Vector], float]
+Term = Callable[[Any], Any]  # observation(s), channels first -> a number, or one per observation
 
 _INDEX = re.compile(r'(\d+)(?:-(\d+(?:\.\d+)?))?')
 _CALL = re.compile(r'(cos|sin|atan2)\((\d+)(?:,(\d+))?\)')
+_ONE: Mapping[str, Callable[..., Any]] = {
+    'cos': math.cos, 'sin': math.sin, 'atan2': math.atan2}
+_MANY: Mapping[str, Callable[..., Any]] = {'cos': np.cos, 'sin': np.sin, 'atan2': np.arctan2}
 
 
-def read_term(text: str) -> tuple[Term, int]:
+def read_term(text: str, functions: Mapping[str, Callable[..., Any]] = _ONE) -> tuple[Term, int]:
     """Read one term.
+
+    Args:
+        text: the term.
+        functions: what cos, sin and atan2 mean; math's are the quickest for one observation.
 
     Returns:
         A function of the observation, and the largest index that it uses.
@@ -50,14 +57,21 @@ def read_term(text: str) -> tuple[Term, int]:
         i = int(call[2])
         if call[1] == 'atan2':
             j = int(call[3])
-            return lambda obs: math.atan2(obs[i], obs[j]), max(i, j)
-        function = math.cos if call[1] == 'cos' else math.sin
+            angle = functions['atan2']
+            return lambda obs: angle(obs[i], obs[j]), max(i, j)
+        function = functions[call[1]]
         return lambda obs: function(obs[i]), i
     raise BundleError(
         explain(f'error term {text!r} was read', 'it has an unknown form',
                 "'i', 'i-c', 'cos(i)', 'sin(i)' or 'atan2(i,j)' with indices of the observation",
                 'correct the stability candidate and export again')
     )
+
+
+def errors_of(terms: Sequence[str], observations: Array) -> Array:
+    """(N, O) observations -> (N, E) errors, one column a term."""
+    channels = np.asarray(observations, float).T
+    return np.stack([read_term(text, _MANY)[0](channels) for text in terms], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +131,10 @@ class Lyapunov:
                         'decrease in [0, 1), ball of 0 or more', 'export the bundle again')
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as plain values; the terms are read again there."""
+        return type(self).from_json, (self.to_json(),)
+
     def error(self, observation: Vector) -> Array:
         """(O,) observation -> (E,) error.
 
@@ -135,6 +153,15 @@ class Lyapunov:
         """V of an observation."""
         e = self.error(observation)
         return float(e @ self.P @ e)
+
+    def errors(self, observations: Array) -> Array:
+        """(N, O) observations -> (N, E) errors."""
+        return errors_of(self.terms, observations)
+
+    def values(self, observations: Array) -> Array:
+        """(N, O) observations -> (N,) V."""
+        e = self.errors(observations)
+        return np.asarray(np.einsum('ne,ef,nf->n', e, self.P, e))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
