@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -109,13 +110,20 @@ def parser() -> argparse.ArgumentParser:
 
     report = add('report', _report, 'Write the page and picture of a run folder',
                  'python -m pruning_core report runs/pendulum_quick')
-    report.add_argument('folder', type=Path, help='run folder of training, pruning or the demo')
+    report.add_argument('folders', type=Path, nargs='+', metavar='FOLDER',
+                        help='run folder of training, pruning or the demo')
+    report.add_argument('--compare', action='store_true',
+                        help='one page with two or more folders side by side')
+    report.add_argument('--out', type=Path,
+                        help='page of the comparison (default: runs/comparison.html)')
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser().parse_args(arguments)
+    options.arguments = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     if getattr(options, 'nice', 0):
@@ -209,8 +217,17 @@ def _train(options: argparse.Namespace) -> int:
     if options.evaluate:
         run = checkpoint.load_run(folder)
         facts.update(_evaluated(run, options.evaluate, 128, 3, progress, write=True))
+    _remember(folder, options)
     _draw(folder)
     return _tell(options, facts)
+
+
+def _remember(folder: Path, options: argparse.Namespace) -> None:
+    """Keep the command line beside its result."""
+    from pruning_core import checkpoint
+
+    line = shlex.join(['python', '-m', 'pruning_core', *options.arguments])
+    checkpoint.write_atomically(folder / checkpoint.COMMAND, lambda p: p.write_text(line + '\n'))
 
 
 def _draw(folder: Path) -> None:
@@ -262,8 +279,13 @@ def _prune(options: argparse.Namespace) -> int:
     run = dataclasses.replace(run, config=settings)
     folder = options.out or Path('runs') / (
         f'{run.folder.name}_{round(100 * settings.pruning.sparsity)}')
-    result = prune(run, settings.pruning, folder, parent=options.parent,
-                   progress=_progress(options))
+    try:
+        result = prune(run, settings.pruning, folder, parent=options.parent,
+                       progress=_progress(options))
+    except GateError:  # the folder is kept, without a bundle
+        _remember(folder, options)
+        raise
+    _remember(folder, options)
     manifest, gates = result.bundle.manifest, result.gates
     return _tell(options, {
         'folder': str(result.folder), 'bundle': str(result.bundle.path),
@@ -337,6 +359,11 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from pruning_core.comparison import write_comparison
     from pruning_core.report import write_report
 
-    return _tell(options, {'report': str(write_report(options.folder))})
+    if options.compare:
+        page = write_comparison(options.folders, options.out or Path('runs/comparison.html'))
+        return _tell(options, {'comparison': str(page)})
+    pages = [str(write_report(folder)) for folder in options.folders]
+    return _tell(options, {'report': pages[0] if len(pages) == 1 else pages})
