@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pruning_core train|prune|export|evaluate|inspect|report`.
+"""`python -m pruning_core train|prune|export|evaluate|inspect|record|replay|report`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
 refused the result, 2 something asked for cannot be done, 130 interrupted.
@@ -15,6 +15,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ if TYPE_CHECKING:  # the commands import what they need, so that --help is insta
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 1, 2, 130
 _EXTRAS = {'torch': 'train', 'gymnasium': 'train', 'scipy': 'train', 'tqdm': 'train',
-           'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz'}
+           'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz',
+           'rosbags': 'bags'}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,6 +109,27 @@ def parser() -> argparse.ArgumentParser:
     inspect = add('inspect', _inspect, 'Tell what an agent folder or a bundle holds',
                   'python -m pruning_core inspect pendulum_dense')
     inspect.add_argument('path', help='run folder, bundle folder, or name of a shipped agent')
+
+    record = add('record', _record, 'Let a bundle control its plant in lock step, into a bag',
+                 'python -m pruning_core record runs/bundle --out runs/bag')
+    record.add_argument('bundle', type=Path, help='bundle folder')
+    record.add_argument('--out', required=True, type=Path, help='new bag')
+    record.add_argument('--episodes', type=int, default=1,
+                        help='with seeds SEED, SEED + 1, ... (default: %(default)s)')
+    record.add_argument('--seed', type=int, default=0, help='of plant and planner')
+    record.add_argument('--samples', type=int, default=0,
+                        help="plans per iteration; 0: the bundle's own")
+    record.add_argument('--iterations', type=int, default=0,
+                        help="refinements; 0: the bundle's own")
+
+    replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands?',
+                 'python -m pruning_core replay runs/bag --bundle runs/bundle')
+    replay.add_argument('bag', type=Path, help='bag folder or .mcap file')
+    replay.add_argument('--bundle', type=Path, action='append', default=[],
+                        help='bundle that ran; may be repeated; those published in the bag count')
+    replay.add_argument('--joint-map', default='', metavar='ENTRY,ENTRY,...',
+                        help='for a bag of joint_states: the parameter of the controller')
+    replay.add_argument('--seed', type=int, default=0, help='planner.seed of the controller')
 
     report = add('report', _report, 'Write the page and picture of a run folder',
                  'python -m pruning_core report runs/pendulum_quick')
@@ -355,6 +378,38 @@ def _inspect(options: argparse.Namespace) -> int:
         if run.importance is not None:
             line += f", importance {run.importance.group_scores('combined')[group.name]:.2f}"
         facts[group.name] = line
+    return _tell(options, facts)
+
+
+def _record(options: argparse.Namespace) -> int:
+    from pruning_core.recording import record
+    from pruning_core.runtime.bundle import open_bundle
+
+    if options.episodes < 1:
+        raise ConfigError(explain(f'{options.episodes} episodes were asked for', 'fewer than 1',
+                                  '1 or more', 'correct --episodes'))
+    facts = record(open_bundle(options.bundle), options.out, episodes=options.episodes,
+                   seed=options.seed, samples=options.samples, iterations=options.iterations)
+    return _tell(options, {'bag': str(options.out), **facts})
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from pruning_core import recording
+    from pruning_core.runtime.bundle import open_bundle, unpack
+
+    entries = [entry.strip() for entry in options.joint_map.strip('[]').split(',') if entry]
+    bundles = [open_bundle(path) for path in options.bundle]
+    bag = recording.read(options.bag, entries)
+    with tempfile.TemporaryDirectory() as store:
+        bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
+    facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks),
+                             'commands without an observation': bag.unmatched}
+    results = [result.to_json() for result in recording.replay(bag, bundles, seed=options.seed)]
+    if options.json:
+        return _tell(options, {**facts, 'models': results})
+    for result in results:
+        name = result.pop('model')
+        facts |= {f'{name} {key}': value for key, value in result.items()}
     return _tell(options, facts)
 
 
