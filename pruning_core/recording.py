@@ -326,12 +326,17 @@ def _match(commands: Sequence[tuple[int, Any]], latencies: Sequence[tuple[int, A
     period_ns = float(np.median(np.diff(command_t))) if len(command_t) > 1 else math.inf
     # What belongs to one command is published with it: far closer than to the next.
     near_ns = max(0.25 * period_ns, 1e6) if math.isfinite(period_ns) else 1e9
+    # Where nothing is missing, order tells more than times, which a stalled machine stretches; one
+    # command more is the safe one at the end.
+    whole = len(latencies) == len(ages) and len(commands) - len(latencies) in (0, 1)
     ticks, unmatched = [], 0
-    for t_ns, message in commands:
-        i, j = _nearest(latency_t, t_ns), _nearest(age_t, t_ns)
+    for n, (t_ns, message) in enumerate(commands):
+        i, j = (min(n, len(ages) - 1),) * 2 if whole else (
+            _nearest(latency_t, t_ns), _nearest(age_t, t_ns))
         latency_s, age_s = float(latencies[i][1].data), float(ages[j][1].data)
-        if max(abs(latency_t[i] - t_ns), abs(age_t[j] - t_ns)) > near_ns or not math.isfinite(
-                latency_s + age_s):
+        far = n >= len(ages) if whole else max(
+            abs(latency_t[i] - t_ns), abs(age_t[j] - t_ns)) > near_ns
+        if far or not math.isfinite(latency_s + age_s):
             unmatched += 1
             continue
         at = t_ns - round(1e9 * (latency_s + age_s))
