@@ -1,5 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
+# PYTHON_ARGCOMPLETE_OK
 """`python -m pruning_core train|prune|export|evaluate|inspect|record|replay|report`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
@@ -9,6 +10,7 @@ refused the result, 2 something asked for cannot be done, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning_core import __version__
+from pruning_core.arguments import Parser
 from pruning_core.errors import ConfigError, GateError, MissingExtra, PruningError, explain
 from pruning_core.progress import Bar, JsonLines
 
@@ -36,9 +39,12 @@ _EXTRAS = {'torch': 'train', 'gymnasium': 'train', 'scipy': 'train', 'tqdm': 'tr
 
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog='python -m pruning_core',
-        description='Train TD-MPC agents, prune them by structural groups, and export bundles.')
+        description='Train TD-MPC agents, prune them by structural groups, and export bundles.',
+        epilog='Exit codes: 0 done, 1 a gate refused the result, 2 something asked for cannot be '
+               'done, 130 interrupted. Results go to standard output, everything else to standard '
+               'error; with --json the result is JSON, also where it is an error.')
     top.add_argument('--version', action='version', version=__version__)
     commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
@@ -47,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=f'{text}.', epilog=f'example: {example}')
         command.set_defaults(does=does)
-        command.add_argument('--json', action='store_true', help='print the result as JSON')
+        command.add_argument('--json', action='store_true',
+                             help='print the result, or the error, as JSON')
         return command
 
     def add_long(command: argparse.ArgumentParser) -> None:
@@ -145,7 +152,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser().parse_args(arguments)
+    commands = parser()
+    with contextlib.suppress(ModuleNotFoundError):  # tab completion is an extra
+        import argcomplete
+
+        argcomplete.autocomplete(commands)
+    options = commands.parse_args(arguments)
     options.arguments = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -195,8 +207,11 @@ def _watch_stdin() -> None:
 
 
 def _fail(options: argparse.Namespace, error: PruningError, code: int) -> int:
+    said = {'error': str(error), 'kind': type(error).__name__, 'exit': code}
     if getattr(options, 'progress', 'bar') == 'json':
-        JsonLines().write({'error': str(error), 'kind': type(error).__name__})
+        JsonLines().write(said)
+    elif options.json:
+        print(json.dumps(said, indent=1))
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     return code
 

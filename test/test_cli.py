@@ -271,7 +271,7 @@ def test_usage(main, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(*arguments)
     assert stop.value.code == 2
-    assert 'usage: python -m pruning_core' in capsys.readouterr().err
+    assert "'python -m pruning_core" in capsys.readouterr().err
 
 
 def test_a_missing_library_is_named_with_its_extra(said, monkeypatch, trained, tmp_path):
