@@ -37,7 +37,6 @@ from pruned_controller.conversions import (
     LATCHED,
     METRIC,
     NEWEST,
-    JointMap,
     archive_of,
     to_array,
     to_message,
@@ -47,6 +46,7 @@ from pruned_controller.parameters import CONTROLLER, declare, read
 from pruning_core.errors import BundleError, ConfigError, PruningError, explain
 from pruning_core.runtime.bundle import Bundle, Manifest, open_bundle, unpack
 from pruning_core.runtime.fallback import make_fallback
+from pruning_core.runtime.joint_map import JointMap
 from pruning_core.runtime.loop import PeriodicLoop, Tick
 from pruning_core.runtime.metrics import LatencyStats
 from pruning_core.runtime.monitor import StabilityMonitor

@@ -31,13 +31,15 @@ from lifecycle_msgs.msg import Transition
 from pruned_controller.live import LiveView
 from pruned_controller.observer import ModelRecord, Observer
 from pruned_controller.processes import NodeProcesses
+from pruned_controller.recorder import Recorder
 from pruning_core import __version__, zoo
 from pruning_core import config as configuration
-from pruning_core.errors import JobError, PruningError, explain
+from pruning_core.errors import JobError, MissingExtra, PruningError, explain
 from pruning_core.networks import Widths, count_plan_macs
 from pruning_core.report import text_table, write_report
 from pruning_core.runtime.bundle import Manifest, open_bundle
 
+BAG = 'bag'
 JOINT_MAP = '["cos(pendulum.position)","sin(pendulum.position)","pendulum.velocity"]'
 
 
@@ -120,6 +122,7 @@ class Demo:
             raise
         processes = NodeProcesses(self.folder)
         observer = Observer()
+        recorder = self._record(observer)
         try:
             self._compare(processes, observer, dense)
         finally:
@@ -127,7 +130,17 @@ class Demo:
             result = self._result(observer)
             (self.folder / 'result.json').write_text(json.dumps(result) + '\n')
             observer.close()
+            if recorder is not None:
+                recorder.close()
         return result
+
+    def _record(self, observer: Observer) -> Recorder | None:
+        """Keep every message in a bag, where the library for it is installed."""
+        try:
+            return Recorder(observer.node, self.folder / BAG)
+        except MissingExtra as error:
+            self.view.say(f'no recording: {error}')
+            return None
 
     def _export(self) -> Path:
         """Make the bundle of the dense agent, in a process that may import torch."""
@@ -310,6 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.view.say('\n' + text_table(result))
     page = Path(os.path.relpath(page))
     demo.view.say(f'\nreport   {page}\npicture  {page.with_name("picture.svg")}')
+    if page.with_name(BAG).is_dir():
+        demo.view.say(f'bag      {page.with_name(BAG)}')
     return 0
 
 

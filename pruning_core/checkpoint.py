@@ -11,6 +11,7 @@
 | `metrics.jsonl` | what happened, one record a line |
 | `evaluation.json` | returns on the fixed seeds |
 | `lineage.json` | of a pruned agent: what it was cut from, and its gates |
+| `command.txt` | the command line that made it |
 | `checkpoint.pt` | while training runs: everything needed to go on to the bit |
 
 No file is a pickle that executes: weights are safetensors, `checkpoint.pt` loads `weights_only`.
@@ -45,7 +46,7 @@ from pruning_core.replay import Replay
 CONFIG, AGENT, IMPORTANCE, REPLAY = (
     'config.yaml', 'agent.safetensors', 'importance.safetensors', 'replay.safetensors')
 METRICS, EVALUATION, CHECKPOINT = 'metrics.jsonl', 'evaluation.json', 'checkpoint.pt'
-LINEAGE = 'lineage.json'
+LINEAGE, COMMAND = 'lineage.json', 'command.txt'
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pruning_core train|prune|export|evaluate|inspect|doctor|report`.
+# PYTHON_ARGCOMPLETE_OK
+"""`python -m pruning_core train|prune|export|evaluate|inspect|doctor|record|replay|report`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
 refused the result or the doctor found something, 2 something asked for cannot be done, 130
@@ -10,17 +11,21 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning_core import __version__
+from pruning_core.arguments import Parser
 from pruning_core.errors import ConfigError, GateError, MissingExtra, PruningError, explain
 from pruning_core.progress import Bar, JsonLines
 
@@ -29,14 +34,18 @@ if TYPE_CHECKING:  # the commands import what they need, so that --help is insta
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 1, 2, 130
 _EXTRAS = {'torch': 'train', 'gymnasium': 'train', 'scipy': 'train', 'tqdm': 'train',
-           'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz'}
+           'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz',
+           'rosbags': 'bags'}
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog='python -m pruning_core',
-        description='Train TD-MPC agents, prune them by structural groups, and export bundles.')
+        description='Train TD-MPC agents, prune them by structural groups, and export bundles.',
+        epilog='Exit codes: 0 done, 1 a gate refused the result, 2 something asked for cannot be '
+               'done, 130 interrupted. Results go to standard output, everything else to standard '
+               'error; with --json the result is JSON, also where it is an error.')
     top.add_argument('--version', action='version', version=__version__)
     commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
@@ -45,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=f'{text}.', epilog=f'example: {example}')
         command.set_defaults(does=does)
-        command.add_argument('--json', action='store_true', help='print the result as JSON')
+        command.add_argument('--json', action='store_true',
+                             help='print the result, or the error, as JSON')
         return command
 
     def add_long(command: argparse.ArgumentParser) -> None:
@@ -113,15 +123,48 @@ def parser() -> argparse.ArgumentParser:
                  'python -m pruning_core doctor runs/pendulum_quick')
     doctor.add_argument('folder', type=Path, help='run folder of training')
 
+    record = add('record', _record, 'Let a bundle control its plant in lock step, into a bag',
+                 'python -m pruning_core record runs/bundle --out runs/bag')
+    record.add_argument('bundle', type=Path, help='bundle folder')
+    record.add_argument('--out', required=True, type=Path, help='new bag')
+    record.add_argument('--episodes', type=int, default=1,
+                        help='with seeds SEED, SEED + 1, ... (default: %(default)s)')
+    record.add_argument('--seed', type=int, default=0, help='of plant and planner')
+    record.add_argument('--samples', type=int, default=0,
+                        help="plans per iteration; 0: the bundle's own")
+    record.add_argument('--iterations', type=int, default=0,
+                        help="refinements; 0: the bundle's own")
+
+    replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands?',
+                 'python -m pruning_core replay runs/bag --bundle runs/bundle')
+    replay.add_argument('bag', type=Path, help='bag folder or .mcap file')
+    replay.add_argument('--bundle', type=Path, action='append', default=[],
+                        help='bundle that ran; may be repeated; those published in the bag count')
+    replay.add_argument('--joint-map', default='', metavar='ENTRY,ENTRY,...',
+                        help='for a bag of joint_states: the parameter of the controller')
+    replay.add_argument('--seed', type=int, default=0, help='planner.seed of the controller')
+
     report = add('report', _report, 'Write the page and picture of a run folder',
                  'python -m pruning_core report runs/pendulum_quick')
-    report.add_argument('folder', type=Path, help='run folder of training, pruning or the demo')
+    report.add_argument('folders', type=Path, nargs='+', metavar='FOLDER',
+                        help='run folder of training, pruning or the demo')
+    report.add_argument('--compare', action='store_true',
+                        help='one page with two or more folders side by side')
+    report.add_argument('--out', type=Path,
+                        help='page of the comparison (default: runs/comparison.html)')
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    commands = parser()
+    with contextlib.suppress(ModuleNotFoundError):  # tab completion is an extra
+        import argcomplete
+
+        argcomplete.autocomplete(commands)
+    options = commands.parse_args(arguments)
+    options.arguments = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     if getattr(options, 'nice', 0):
@@ -170,8 +213,11 @@ def _watch_stdin() -> None:
 
 
 def _fail(options: argparse.Namespace, error: PruningError, code: int) -> int:
+    said = {'error': str(error), 'kind': type(error).__name__, 'exit': code}
     if getattr(options, 'progress', 'bar') == 'json':
-        JsonLines().write({'error': str(error), 'kind': type(error).__name__})
+        JsonLines().write(said)
+    elif options.json:
+        print(json.dumps(said, indent=1))
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     return code
 
@@ -215,8 +261,17 @@ def _train(options: argparse.Namespace) -> int:
     if options.evaluate:
         run = checkpoint.load_run(folder)
         facts.update(_evaluated(run, options.evaluate, 128, 3, progress, write=True))
+    _remember(folder, options)
     _draw(folder)
     return _tell(options, facts)
+
+
+def _remember(folder: Path, options: argparse.Namespace) -> None:
+    """Keep the command line beside its result."""
+    from pruning_core import checkpoint
+
+    line = shlex.join(['python', '-m', 'pruning_core', *options.arguments])
+    checkpoint.write_atomically(folder / checkpoint.COMMAND, lambda p: p.write_text(line + '\n'))
 
 
 def _draw(folder: Path) -> None:
@@ -268,8 +323,13 @@ def _prune(options: argparse.Namespace) -> int:
     run = dataclasses.replace(run, config=settings)
     folder = options.out or Path('runs') / (
         f'{run.folder.name}_{round(100 * settings.pruning.sparsity)}')
-    result = prune(run, settings.pruning, folder, parent=options.parent,
-                   progress=_progress(options))
+    try:
+        result = prune(run, settings.pruning, folder, parent=options.parent,
+                       progress=_progress(options))
+    except GateError:  # the folder is kept, without a bundle
+        _remember(folder, options)
+        raise
+    _remember(folder, options)
     manifest, gates = result.bundle.manifest, result.gates
     return _tell(options, {
         'folder': str(result.folder), 'bundle': str(result.bundle.path),
@@ -358,7 +418,44 @@ def _doctor(options: argparse.Namespace) -> int:
     return REFUSED if diagnosis.findings else DONE
 
 
+def _record(options: argparse.Namespace) -> int:
+    from pruning_core.recording import record
+    from pruning_core.runtime.bundle import open_bundle
+
+    if options.episodes < 1:
+        raise ConfigError(explain(f'{options.episodes} episodes were asked for', 'fewer than 1',
+                                  '1 or more', 'correct --episodes'))
+    facts = record(open_bundle(options.bundle), options.out, episodes=options.episodes,
+                   seed=options.seed, samples=options.samples, iterations=options.iterations)
+    return _tell(options, {'bag': str(options.out), **facts})
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from pruning_core import recording
+    from pruning_core.runtime.bundle import open_bundle, unpack
+
+    entries = [entry.strip() for entry in options.joint_map.strip('[]').split(',') if entry]
+    bundles = [open_bundle(path) for path in options.bundle]
+    bag = recording.read(options.bag, entries)
+    with tempfile.TemporaryDirectory() as store:
+        bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
+    facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks),
+                             'commands without an observation': bag.unmatched}
+    results = [result.to_json() for result in recording.replay(bag, bundles, seed=options.seed)]
+    if options.json:
+        return _tell(options, {**facts, 'models': results})
+    for result in results:
+        name = result.pop('model')
+        facts |= {f'{name} {key}': value for key, value in result.items()}
+    return _tell(options, facts)
+
+
 def _report(options: argparse.Namespace) -> int:
+    from pruning_core.comparison import write_comparison
     from pruning_core.report import write_report
 
-    return _tell(options, {'report': str(write_report(options.folder))})
+    if options.compare:
+        page = write_comparison(options.folders, options.out or Path('runs/comparison.html'))
+        return _tell(options, {'comparison': str(page)})
+    pages = [str(write_report(folder)) for folder in options.folders]
+    return _tell(options, {'report': pages[0] if len(pages) == 1 else pages})

@@ -3,7 +3,8 @@
 """Figures of runs as SVG text; matplotlib is the extra [viz].
 
 Colours mean the same everywhere: orange is the dense agent, blue the pruned one, and grey is what
-both are held against. Text stays text, so that a picture can be searched and read aloud.
+both are held against. Text stays text, so that a picture can be searched and read aloud. Wide
+pictures are drawn for the width that is asked for, so that a phone gets one it can show.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
     from pruning_core.importance.history import History
 
 DENSE, PRUNED, LIMIT = '#d9741a', '#2166ac', '#8a8a8a'
+INK, LINE, SOFT = '#222222', '#444444', '#555555'
+# Inches: of a screen's column, and of a phone.
+WIDE, NARROW = 8.0, 4.0
 _STYLE: Any = {
     'svg.fonttype': 'none', 'svg.hashsalt': 'pruned_controller', 'font.family': 'sans-serif',
     'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
     'axes.titlelocation': 'left', 'axes.titlesize': 10, 'axes.titleweight': 'bold',
+    'text.color': INK, 'axes.labelcolor': INK, 'axes.titlecolor': INK, 'axes.edgecolor': INK,
+    'xtick.color': INK, 'ytick.color': INK,
     'axes.grid': True, 'grid.color': '#e4e4e4', 'grid.linewidth': 0.6, 'axes.axisbelow': True,
     'legend.frameon': False,
 }
@@ -62,19 +68,35 @@ def _svg(figure: Figure) -> str:
     return whole[whole.index('<svg'):]
 
 
-def timeline(result: Mapping[str, Any]) -> str:
+def _legend(axis: Axes, width: float, **options: Any) -> None:
+    """Put a long legend beside the axes, or below them where the picture is narrow."""
+    if width > 6:
+        axis.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7, **options)
+    else:
+        axis.legend(loc='upper center', bbox_to_anchor=(0.45, -0.3), ncols=2, fontsize=7,
+                    **options)
+
+
+def _milliseconds(axis: Any) -> None:
+    """Plain numbers at the ticks of a logarithmic axis."""
+    from matplotlib.ticker import LogFormatter
+
+    for which in (axis.set_major_formatter, axis.set_minor_formatter):
+        which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+
+
+def timeline(result: Mapping[str, Any], width: float = WIDE) -> str:
     """Plan latency, reward and stability over the whole run, tick by tick.
 
     Args:
         result: of the demo; see `pruned_controller.demo`.
+        width: of the picture, in inches.
     """
     ticks, period_ms = result['ticks'], 1e3 * result['period_s']
     t = np.array([x['t'] for x in ticks], float)
     names = {result[k]['hash'][:16]: k for k in ('dense', 'pruned') if k in result}
     who = np.array([names.get(x['model'], '') for x in ticks])
-    with _figure(3, 1, 8.6, 6.2, sharex=True) as (figure, axes):
-        from matplotlib.ticker import LogFormatter
-
+    with _figure(3, 1, width, 6.2, sharex=True) as (figure, axes):
         latency, reward, stability = axes[:, 0]
         milliseconds = 1e3 * np.array([x['latency_s'] for x in ticks], float)
         for name, colour in (('dense', DENSE), ('pruned', PRUNED)):
@@ -83,22 +105,22 @@ def timeline(result: Mapping[str, Any]) -> str:
                 latency.plot(t[mine], milliseconds[mine], '.', ms=3, color=colour, label=name)
         latency.axhline(period_ms, color=LIMIT, lw=1.2)
         latency.text(1.0, period_ms, f'period {period_ms:g} ms', ha='right', va='top',
-                     color='#555', transform=latency.get_yaxis_transform())
+                     color=SOFT, transform=latency.get_yaxis_transform())
         latency.set(yscale='log', ylabel='ms')
-        for which in (latency.yaxis.set_major_formatter, latency.yaxis.set_minor_formatter):
-            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-        latency.set_title('Time from observation to command', pad=14)
+        _milliseconds(latency.yaxis)
+        latency.set_title('Time from observation to command', pad=28 if width < 6 else 14)
         if names and len(t):
-            latency.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0), markerscale=3)
+            latency.legend(loc='lower right', bbox_to_anchor=(1.0, 1.09), markerscale=3, ncols=2,
+                           borderaxespad=0)
         measured = result['rewards']
         reward.plot([x['t'] for x in measured], [x['reward'] for x in measured], lw=0.8,
-                    color='#444')
+                    color=LINE)
         reward.set(ylabel='reward per step', title='Reward of the plant')
         ratio = np.array([x.get('stability', np.nan) for x in ticks], float)
         ratio[~np.isfinite(ratio)] = np.nan
-        stability.plot(t, ratio, lw=0.8, color='#444')
+        stability.plot(t, ratio, lw=0.8, color=LINE)
         stability.set(ylabel='share', xlabel='seconds since the start', ylim=(-0.02, 1.02),
-                      title='Stability: share of windows over which V decreased')
+                      title='Windows over which V decreased')
         _mark(axes[:, 0], result['events'])
         return _svg(figure)
 
@@ -115,7 +137,7 @@ def _mark(axes: Sequence[Axes], events: Sequence[Mapping[str, Any]]) -> None:
         last = event['t']
         axes[0].annotate(event['what'].partition(':')[0], (last, 1.0), (2, 2),
                          xycoords=('data', 'axes fraction'), textcoords='offset points',
-                         ha='left', va='bottom', fontsize=7, color='#555')
+                         ha='left', va='bottom', fontsize=7, color=SOFT)
 
 
 def returns(result: Mapping[str, Any]) -> str:
@@ -155,7 +177,89 @@ def groups(plan: Mapping[str, Any]) -> str:
         return _svg(figure)
 
 
-def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
+def latency_quantiles(result: Mapping[str, Any]) -> str:
+    """How long the slowest share of the ticks took, of both agents, down to one in a thousand.
+
+    Args:
+        result: of the demo; see `pruned_controller.demo`.
+    """
+    with _figure(1, 1, 4.2, 3.0) as (figure, axes):
+        axis = axes[0, 0]
+        for name, colour in (('dense', DENSE), ('pruned', PRUNED)):
+            side = result.get(name, {})
+            mine = sorted(1e3 * x['latency_s'] for x in result['ticks']
+                          if side and x['model'] == side['hash'][:16])
+            if mine:
+                axis.plot([(len(mine) - i) / len(mine) for i in range(len(mine))], mine,
+                          drawstyle='steps-post', lw=1.4, color=colour, label=name)
+        period_ms = 1e3 * result['period_s']
+        axis.axhline(period_ms, color=LIMIT, lw=1.2)
+        axis.text(0.0, period_ms, f' period {period_ms:g} ms', ha='left', va='bottom', color=SOFT,
+                  fontsize=8, transform=axis.get_yaxis_transform())
+        axis.set(xscale='log', yscale='log', ylabel='ms', title='Slowest share of the ticks',
+                 xlabel='share of ticks that took at least this long')
+        axis.invert_xaxis()
+        axis.xaxis.set_major_formatter(lambda x, _: f'{100 * x:g} %')
+        _milliseconds(axis.yaxis)
+        if axis.lines[:-1]:
+            axis.legend(loc='best')
+        return _svg(figure)
+
+
+def gate_returns(evaluation: Mapping[str, Any]) -> str:
+    """Return of both agents on the gate's seeds, one dot a seed; on the diagonal they are equal.
+
+    Args:
+        evaluation: `dense` and `gate`, as pruning writes them.
+    """
+    dense = np.asarray(evaluation['dense']['returns'], float)
+    pruned = np.asarray(evaluation['gate']['returns'], float)
+    with _figure(1, 1, 4.2, 3.4) as (figure, axes):
+        axis = axes[0, 0]
+        both = np.concatenate([dense, pruned])
+        margin = 0.06 * max(float(np.ptp(both)), 1e-9)
+        ends = [both.min() - margin, both.max() + margin]
+        axis.plot(ends, ends, color=LIMIT, lw=1.2)
+        axis.plot(dense, pruned, 'o', ms=4, color=PRUNED, alpha=0.8)
+        axis.set(xlim=ends, ylim=ends, xlabel='dense', ylabel='pruned',
+                 title='Return, seed by seed')
+        axis.set_aspect('equal')
+        return _svg(figure)
+
+
+def trade(points: Sequence[Mapping[str, Any]], width: float = WIDE) -> str:
+    """Return and plan latency against the share of the parameters that is gone.
+
+    Args:
+        points: each `name`, `removed` (share), `mean`, `low`, `high` (return) and `p50_s`, `p99_s`
+            (None where no plan was timed).
+        width: of the picture, in inches.
+    """
+    beside = width > 6
+    with _figure(*(1, 2) if beside else (2, 1), width, 3.0 if beside else 5.6) as (figure, axes):
+        returns_axis, latency = axes.flat
+        for i, point in enumerate(points):
+            x, colour = 100 * point['removed'], (DENSE, PRUNED)[min(i, 1)]
+            returns_axis.errorbar(
+                x, point['mean'], yerr=[[point['mean'] - point['low']],
+                                        [point['high'] - point['mean']]],
+                fmt='o', ms=5, capsize=3, color=colour)
+            returns_axis.annotate(chr(ord('A') + i), (x, point['mean']), (5, 3), fontsize=8,
+                                  textcoords='offset points')
+            if point['p50_s'] is not None:
+                latency.plot([x, x], [1e3 * point['p50_s'], 1e3 * point['p99_s']], '-', lw=1.2,
+                             color=colour)
+                latency.plot(x, 1e3 * point['p50_s'], 'o', ms=5, color=colour)
+                latency.annotate(chr(ord('A') + i), (x, 1e3 * point['p50_s']), (5, 3),
+                                 fontsize=8, textcoords='offset points')
+        for axis in (returns_axis, latency):
+            axis.set(xlabel='parameters removed, %', xlim=(-5, 105))
+        returns_axis.set(ylabel='return', title='Return and its 95 % interval')
+        latency.set(ylabel='ms', ylim=(0, None), title='Plan: median to 99 %')
+        return _svg(figure)
+
+
+def learning_curve(records: Sequence[Mapping[str, Any]], width: float = WIDE) -> str:
     """Returns, losses and the importance of groups over the decisions of one training run."""
     def column(*path: str) -> tuple[list[int], list[float]]:
         x, y = [], []
@@ -168,7 +272,7 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
                 y.append(float(value))
         return x, y
 
-    with _figure(3, 1, 7.0, 7.4, sharex=True) as (figure, axes):
+    with _figure(3, 1, width, 7.4 if width > 6 else 8.6, sharex=True) as (figure, axes):
         curve, losses, importance = axes[:, 0]
         curve.plot(*column('return'), '.-', color='#bbb', lw=0.8, label='while training')
         for key, colour, text in (('planned', PRUNED, 'planned, evaluation seeds'),
@@ -181,7 +285,8 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
         for key in ('consistency', 'reward', 'value'):
             losses.plot(*column(key), lw=1, label=key)
         losses.set(yscale='log', ylabel='loss', title='Model losses')
-        losses.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7)
+        losses.legend(loc='lower right', bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=7,
+                      borderaxespad=0.2)
         first: Mapping[str, Any] = next(
             (r['importance'] for r in records if r.get('importance')), {})
         signal = 'fisher' if 'fisher' in first else next(iter(first), '')
@@ -190,13 +295,13 @@ def learning_curve(records: Sequence[Mapping[str, Any]]) -> str:
             importance.plot(*column('importance', signal, group), lw=1.1, color=colours[i % 6],
                             ls='-' if i < 6 else '--', label=group)
         importance.set(yscale='log', xlabel='decisions', ylabel=signal or 'importance',
-                       title='Importance of groups (mean over units, smoothed)')
+                       title='Importance of groups, mean over units')
         if first:
-            importance.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=7)
+            _legend(importance, width)
         return _svg(figure)
 
 
-def importance(history: History) -> str:
+def importance(history: History, width: float = WIDE) -> str:
     """Importance of groups over a training run, with the crossovers marked.
 
     One row per signal, the coupling views dashed; where there was pressure, two more rows with the
@@ -204,10 +309,11 @@ def importance(history: History) -> str:
 
     Args:
         history: see `importance.history`.
+        width: inches.
     """
     stressed = bool(np.any(history.pressure > 0))
     rows = len(history.signals) + 2 * stressed
-    with _figure(rows, 1, 8.2, 2.3 * rows, sharex=True) as (figure, axes):
+    with _figure(rows, 1, width, 2.3 * rows, sharex=True) as (figure, axes):
         looks = _looks(history.groups)
         for axis, (signal, values) in zip(axes[:, 0], history.signals.items(), strict=False):
             for g, group in enumerate(history.groups):

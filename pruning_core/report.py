@@ -3,15 +3,16 @@
 """One page and one picture of a run folder: of the demo, of pruning, or of training.
 
 The page is a single file that needs no network: styles and pictures stand in it. What it shows is
-read from the files in the folder, so that it can be made again at any time.
+read from the files in the folder, so that it can be made again at any time. Pictures (SVG) that
+other commands left in the folder are shown, too.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,23 @@ from pruning_core import figures
 from pruning_core.doctor import examine
 from pruning_core.errors import AgentError, explain
 from pruning_core.importance.history import HISTORY, read_history
+from pruning_core.page import (
+    code,
+    figure,
+    folded,
+    image,
+    markup_table,
+    render,
+    row,
+    section,
+    table,
+    text,
+)
 
 RESULT, PAGE, PICTURE, CURVE = 'result.json', 'report.html', 'picture.svg', 'learning_curve.svg'
 IMPORTANCE_CURVES = 'importance.svg'
-_PLAN = 'plan.json'
+PLAN = 'plan.json'
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>\n'
-_CSS = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:60rem;
-margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin:1.8rem 0 .4rem}
-p.lead{font-size:1.1rem;margin-top:0}table{border-collapse:collapse;margin:.5rem 0}
-td,th{padding:.2rem .9rem .2rem 0;text-align:left;border-bottom:1px solid #e4e4e4;
-font-variant-numeric:tabular-nums}th{font-weight:600}td.n,th.n{text-align:right}
-svg{max-width:100%;height:auto}.row{display:flex;flex-wrap:wrap;gap:1rem}
-.small{color:#666;font-size:.85rem}code{background:#f4f4f4;padding:.1rem .3rem}
-"""
 
 
 def write_report(folder: str | Path) -> Path:
@@ -46,24 +49,22 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if (folder / RESULT).is_file():
-        title, body, picture = _demo(_read(folder / RESULT))
-    elif (folder / _PLAN).is_file():
+        title, body, picture = _demo(read_json(folder / RESULT))
+    elif (folder / PLAN).is_file():
         title, body, picture = _pruning(folder)
     elif (folder / files.METRICS).is_file():
         title, body, picture = _training(folder)
     else:
         raise AgentError(
             explain(f"a report of '{folder}' was asked for",
-                    f'none of {RESULT}, {_PLAN} and {files.METRICS} is in it'
+                    f'none of {RESULT}, {PLAN} and {files.METRICS} is in it'
                     if folder.is_dir() else 'there is no such folder',
                     'a folder that training, pruning or the demo wrote', 'name such a folder')
         )
-    page = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><title>{_text(title)}</title>'
-            f'<style>{_CSS}</style></head><body><h1>{_text(title)}</h1>\n{body}\n</body></html>\n')
+    body += '\n' + _pictures(folder) + '\n' + _origin(folder)
     files.write_atomically(folder / PICTURE,
                            lambda p: p.write_text(_DECLARATION + picture, 'utf-8'))
-    files.write_atomically(folder / PAGE, lambda p: p.write_text(page, 'utf-8'))
+    files.write_atomically(folder / PAGE, lambda p: p.write_text(render(title, body), 'utf-8'))
     return folder / PAGE
 
 
@@ -88,7 +89,7 @@ def draw_training(folder: str | Path) -> Path:
 
 def text_table(result: Mapping[str, Any]) -> str:
     """Dense against pruned as plain text, for a terminal."""
-    header, *rows = _comparison(result)
+    header, *rows = comparison_rows(result)
     table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = ['  '.join(cell.ljust(widths[i]) if i == 0 else cell.rjust(widths[i])
@@ -96,7 +97,7 @@ def text_table(result: Mapping[str, Any]) -> str:
     return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
 
 
-def _comparison(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def comparison_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the table: what, dense, pruned, and pruned as a share of dense."""
     sides = [result[k] for k in ('dense', 'pruned') if k in result]
     names = [k for k in ('dense', 'pruned') if k in result]
@@ -130,32 +131,40 @@ def _comparison(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _demo(result: Mapping[str, Any]) -> tuple[str, str, str]:
-    picture = figures.timeline(result)
     title = f"{result['env_id']}: dense against pruned, on the running plant"
-    parts = [f'<p class="lead">{_text(_lead(result))}</p>', _table(_comparison(result)), picture,
-             '<div class="row">', figures.returns(result)]
+    parts = [
+        f'<p class="lead">{text(_lead(result))}</p>',
+        section('Compared', row(table(comparison_rows(result)),
+                                figure('Whole returns of the plant, which waits for nobody; both '
+                                       'agents had the same seeds.', figures.returns(result)))),
+        section('Tick by tick', figure(
+            'Every tick of the controller. The dotted lines are events.',
+            partial(figures.timeline, result))),
+        section('Latency', figure(
+            'Each curve is one agent: further right, the slower and rarer ticks. Below the line a '
+            'tick keeps its deadline.', figures.latency_quantiles(result))),
+    ]
     if 'plan' in result:
-        parts.append(figures.groups(result['plan']))
-    parts.append('</div>')
+        parts.append(_cut(result['plan']))
     if 'job' in result:
         job = result['job']
-        parts.append('<h2>The pruning job</h2>')
-        parts.append(_table([('setting', ''), *(
-            (k, str(v)) for k, v in job.items() if k not in ('gates', 'id', 'seconds')),
-            ('took', f"{job['seconds']:.0f} s, beside the running controller")]))
-        parts += _gates(job.get('gates', {}))
-    parts.append('<h2>What happened</h2>')
-    parts.append(_table([('second', 'event'), *(
-        (f"{e['t']:.1f}", e['what']) for e in result['events'])]))
+        parts.append(section('The pruning job', table(
+            [('setting', 'value'), *(
+                (k, str(v)) for k, v in job.items() if k not in ('gates', 'id', 'seconds')),
+             ('took', f"{job['seconds']:.0f} s, beside the running controller")])))
+        parts.append(_gates(job.get('gates', {})))
+    parts.append(section('What happened', table([('second', 'event'), *(
+        (f"{e['t']:.1f}", e['what']) for e in result['events'])])))
     machine = result['machine']
     versions = ', '.join(f'{name} {version}' for name, version in result['versions'].items())
-    parts.append(
-        f'<p class="small">Made by <code>{_text(result["command"])}</code> on '
-        f'{_text(machine["cpu"])}, {machine["cores"]} cores; {_text(versions)}. Latency is the '
-        "time from reading an observation to the command. Returns are the plant's own, which "
-        'steps in real time whether or not a command has come; both agents had the same seeds. A '
-        'deadline counts as missed for every whole period without a decision.</p>')
-    return title, '\n'.join(parts), picture
+    parts.append(section(
+        'How it was made',
+        f'<p class="small">By {code(result["command"])} on {text(machine["cpu"])}, '
+        f'{machine["cores"]} cores; {text(versions)}. Latency is the time from reading an '
+        "observation to the command. Returns are the plant's own, which steps in real time "
+        'whether or not a command has come. A deadline counts as missed for every whole period '
+        'without a decision.</p>'))
+    return title, '\n'.join(parts), figures.timeline(result)
 
 
 def _lead(result: Mapping[str, Any]) -> str:
@@ -168,88 +177,139 @@ def _lead(result: Mapping[str, Any]) -> str:
 
     return (f"{1 - pruned['parameters'] / dense['parameters']:.0%} of the parameters are gone. "
             f"A plan takes {1e3 * pruned['latency']['p50_s']:.1f} ms instead of "
-            f"{1e3 * dense['latency']['p50_s']:.0f} ms, {pruned['missed']} deadlines are missed "
-            f"instead of {dense['missed']}, and the mean return of an episode is "
-            f'{mean(pruned):.0f} instead of {mean(dense):.0f}. What the dense agent lacks, it '
-            'loses to missed deadlines: without a clock it controls as well (see the gate).')
+            f"{1e3 * dense['latency']['p50_s']:.0f} ms; deadlines missed: {pruned['missed']} "
+            f"instead of {dense['missed']}; mean return of an episode: {mean(pruned):.0f} instead "
+            f'of {mean(dense):.0f}.' + (
+                ' What the dense agent lacks, it loses to missed deadlines: without a clock it '
+                'controls as well (see the gate).'
+                if dense['missed'] > dense['ticks'] and mean(dense) < mean(pruned) else ''))
 
 
-def _gates(gates: Mapping[str, Any]) -> list[str]:
-    """Rows of what was checked before the bundle was published."""
+def _gates(gates: Mapping[str, Any]) -> str:
+    """What was checked before the bundle was published."""
     if not gates:
-        return []
+        return ''
     ret, latency = gates['return'], gates['latency']
-    rows = [('gate', 'measured', 'allowed'),
-            ('return, planned without a clock',
+    limit_s = latency['allowed_share'] * latency['period_s']
+    rows = [('return, planned without a clock',
              f"{ret['pruned']:.1f} against {ret['dense']:.1f} dense on {ret['seeds']} seeds; "
              f"difference {ret['difference']:+.1f} ({ret['low']:+.1f} to {ret['high']:+.1f})",
-             f"a loss of {ret['allowed_loss']:.0%}"),
-            ('latency', f"99 % of plans within {1e3 * latency['p99_s']:.1f} ms",
-             f"{1e3 * latency['allowed_share'] * latency['period_s']:.0f} ms"
-             if latency['allowed_share'] > 0 else 'anything'),
-            ('cut = masked', f"{gates['mask_equivalence']:.1e}", '1e-4'),
-            ('torch = onnxruntime', f"{gates['parity']:.1e}", '1e-4')]
-    return ['<h2>Gates</h2>', _table(rows, numeric=False)]
+             f"a loss of {ret['allowed_loss']:.0%}", ret['loss'] <= ret['allowed_loss']),
+            ('latency', f"99 % of plans within {1e3 * latency['p99_s']:.1f} ms, half within "
+             f"{1e3 * latency['p50_s']:.1f} ms",
+             f'{1e3 * limit_s:.0f} ms' if limit_s > 0 else 'anything',
+             limit_s <= 0 or latency['p99_s'] <= limit_s),
+            ('cut = masked', f"{gates['mask_equivalence']:.1e}", '1e-4',
+             gates['mask_equivalence'] <= 1e-4),
+            ('torch = onnxruntime', f"{gates['parity']:.1e}", '1e-4', gates['parity'] <= 1e-4)]
+    verdict = {True: '<span class="pass">passed</span>', False: '<span class="fail">failed</span>'}
+    return section('Gates', markup_table(
+        [('gate', 'measured', 'allowed', ''), *(
+            (*map(text, cells), verdict[bool(good)]) for *cells, good in rows)], numeric=False))
+
+
+def _cut(plan: Mapping[str, Any]) -> str:
+    """What was asked for and what went, group by group, and why a group gave less."""
+    why = dict(plan['skipped'])
+    rows = [('group', 'before', 'kept', 'removed')]
+    for name, units in plan['sizes'].items():
+        gone = len(plan['removed'].get(name, ()))
+        rows.append((name, f'{units:,}', f'{units - gone:,}', f'{gone / units:.0%}'))
+    rows.append(('all parameters', f"{plan['parameters']:,}", f"{plan['parameters_left']:,}",
+                 f"{plan['achieved']:.1%}"))
+    reasons = table([('group', 'why it gave less than the budget wanted'), *why.items()])
+    return section(
+        'What was cut',
+        f"<p>{plan['requested']:.1%} of the parameters were asked for, {plan['achieved']:.1%} "
+        f'went. Units are ranked by {text(plan["score"] or "the given scores")}; the budget is '
+        f'shared out as {text(plan["allocation"])}.</p>',
+        row(figure('Units of every group: kept and removed.', figures.groups(plan)),
+            table(rows)), reasons if why else '')
 
 
 def _pruning(folder: Path) -> tuple[str, str, str]:
-    plan = _read(folder / _PLAN)
-    picture = figures.groups(plan)
-    events = [r for r in _records(folder) if r.get('event') == 'pruned']
+    plan = read_json(folder / PLAN)
+    events = [r for r in read_records(folder) if r.get('event') == 'pruned']
     parts = [f'<p class="lead">{plan["parameters"] - plan["parameters_left"]:,} of '
              f'{plan["parameters"]:,} parameters removed ({plan["achieved"]:.1%}, '
-             f'{plan["requested"]:.1%} asked for), ranked by {_text(plan["score"])}.</p>', picture]
+             f'{plan["requested"]:.1%} asked for), ranked by {text(plan["score"])}.</p>']
     if events:
         failed = events[-1]['failed']
-        parts += _gates(events[-1]['gates'])
-        parts.append(f'<p>Refused: {_text("; ".join(failed))}</p>' if failed else
-                     '<p>Every gate passed; the bundle is in <code>bundle/</code>.</p>')
-    if plan['skipped']:
-        parts.append('<h2>Groups that gave less than the budget wanted</h2>')
-        parts.append(_table([('group', 'why'), *map(tuple, plan['skipped'])]))
-    return f'Pruning of {folder.name}', '\n'.join(parts), picture
+        parts.append(f'<p class="fail">Refused: {text("; ".join(failed))}</p>' if failed else
+                     f'<p>Every gate passed; the bundle is in {code("bundle/")}.</p>')
+        parts.append(_gates(events[-1]['gates']))
+    parts.append(_cut(plan))
+    if (folder / files.EVALUATION).is_file():
+        evaluation = read_json(folder / files.EVALUATION)
+        drawn = figure('One dot a seed of the gate. On the grey line the pruned agent does as '
+                       'well as the dense one, above it better.',
+                       figures.gate_returns(evaluation)) if {
+                           'dense', 'gate'} <= set(evaluation) else ''
+        parts.append(section('Returns', row(_returns(evaluation), drawn)))
+    return f'Pruning of {folder.name}', '\n'.join(parts), figures.groups(plan)
 
 
 def _training(folder: Path) -> tuple[str, str, str]:
     records = _episodes(folder)
-    picture = figures.learning_curve(records)
     last = records[-1]
     parts = [f'<p class="lead">{last["episode"] + 1} episodes, {last["decisions"]:,} decisions, '
-             f'{last["updates"]:,} updates in {last["seconds"]:.0f} s.</p>', picture]
+             f'{last["updates"]:,} updates in {last["seconds"]:.0f} s.</p>',
+             section('Learning', figure(
+                 'Returns, losses, and how important each group of units was while training.',
+                 partial(figures.learning_curve, records)))]
     if (folder / files.EVALUATION).is_file():
-        rows: list[tuple[str, ...]] = [('fixed seeds', 'episodes', 'mean', '95 % interval',
-                                        'worst')]
-        for name, e in _read(folder / files.EVALUATION).items():
-            rows.append((name, str(len(e['seeds'])), f"{e['mean']:.1f}",
-                         f"{e['low']:.1f} to {e['high']:.1f}", f"{e['worst']:.1f}"))
-        parts += ['<h2>Returns</h2>', _table(rows)]
+        parts.append(section('Returns', _returns(read_json(folder / files.EVALUATION))))
     if (folder / HISTORY).is_file():
         diagnosis = examine(folder)
-        parts += ['<h2>Importance</h2>', figures.importance(read_history(folder / HISTORY))]
-        parts.append(_table([('condition', 'group', 'update', 'what'), *(
+        findings = table([('condition', 'group', 'update', 'what'), *(
             (f.condition, f.group, '' if f.update is None else str(f.update), f.text)
-            for f in diagnosis.findings)], numeric=False) if diagnosis.findings else
-            '<p>None of the break conditions was met.</p>')
-        parts.append(_table([('fact', ''), *((k, str(v)) for k, v in diagnosis.facts.items())]))
-    return f'Training of {folder.name}', '\n'.join(parts), picture
+            for f in diagnosis.findings)], numeric=False) if diagnosis.findings else \
+            '<p>None of the break conditions was met.</p>'
+        parts.append(section(
+            'Importance',
+            figure('Importance of each group over training, with the updates at which two of '
+                   'them change places.', partial(figures.importance,
+                                                  read_history(folder / HISTORY))),
+            findings, table([('fact', ''), *((k, str(v)) for k, v in diagnosis.facts.items())])))
+    return f'Training of {folder.name}', '\n'.join(parts), figures.learning_curve(records)
 
 
-def _table(rows: Sequence[Sequence[str]], *, numeric: bool = True) -> str:
-    """The first row is the header; columns after the first are right-aligned where `numeric`."""
-    def cells(row: Sequence[str], tag: str) -> str:
-        right = ' class="n"' if numeric and len(row) > 2 else ''
-        return ''.join(f'<{tag}{right if i else ""}>{_text(c)}</{tag}>'
-                       for i, c in enumerate(row))
-
-    return ('<table><thead><tr>' + cells(rows[0], 'th') + '</tr></thead><tbody>'
-            + ''.join(f'<tr>{cells(row, "td")}</tr>' for row in rows[1:]) + '</tbody></table>')
+def _returns(evaluation: Mapping[str, Any]) -> str:
+    return table([('fixed seeds', 'episodes', 'mean', '95 % interval', 'worst'), *(
+        (name, str(len(e['seeds'])), f"{e['mean']:.1f}", f"{e['low']:.1f} to {e['high']:.1f}",
+         f"{e['worst']:.1f}") for name, e in evaluation.items())])
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
+def _pictures(folder: Path) -> str:
+    """Pictures that other commands left in the folder."""
+    return section('Further pictures', *(
+        image(path.stem.replace('_', ' '), path.read_bytes())
+        for path in sorted(folder.glob('*.svg'))
+        if path.name not in (PICTURE, CURVE, IMPORTANCE_CURVES)))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _origin(folder: Path) -> str:
+    """The command to make the run again, what it came from, and its whole configuration."""
+    parts = []
+    if (folder / files.COMMAND).is_file():
+        command = (folder / files.COMMAND).read_text('utf-8').strip()
+        parts.append(f'<p>Made by</p><pre>{text(command)}</pre>')
+    if (folder / files.LINEAGE).is_file():
+        parent = read_json(folder / files.LINEAGE).get('parent')
+        if parent:
+            parts.append(f'<p>Cut from the bundle {code(parent)}.</p>')
+    if (folder / files.CONFIG).is_file():
+        settings = (folder / files.CONFIG).read_text('utf-8')
+        parts.append(folded('Configuration', f'<pre>{text(settings)}</pre>'))
+    return section('To make it again', *parts)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a run wrote.
+
+    Raises:
+        AgentError: the file is damaged.
+    """
     try:
         value = json.loads(path.read_text('utf-8'))
     except (ValueError, OSError) as error:
@@ -265,7 +325,8 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Records of `metrics.jsonl`; a last line that was cut off is left out."""
     path = folder / files.METRICS
     if not path.is_file():
         return []
@@ -279,7 +340,7 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _episodes(folder: Path) -> list[dict[str, Any]]:
-    records = [r for r in _records(folder) if 'episode' in r]
+    records = [r for r in read_records(folder) if 'episode' in r]
     if not records:
         raise AgentError(
             explain(f"a learning curve of '{folder}' was asked for", 'no episodes in its metrics',

@@ -19,6 +19,7 @@ from pruning_core import config as configuration
 from pruning_core.checkpoint import AGENT, CHECKPOINT, EVALUATION, METRICS, load_run
 from pruning_core.cli import DONE, FAILED, INTERRUPTED, REFUSED
 from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.importance.history import HISTORY
 from pruning_core.runtime.bundle import open_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -271,7 +272,7 @@ def test_usage(main, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(*arguments)
     assert stop.value.code == 2
-    assert 'usage: python -m pruning_core' in capsys.readouterr().err
+    assert "'python -m pruning_core" in capsys.readouterr().err
 
 
 def test_a_missing_library_is_named_with_its_extra(said, monkeypatch, trained, tmp_path):
@@ -335,7 +336,7 @@ def test_interrupted(yaml_file, copied, tmp_path, contents, command, stop, messa
     assert message in err and 'Traceback' not in err
     if command == 'train':
         assert {p.name for p in out.iterdir()} == {
-            'config.yaml', METRICS, CHECKPOINT, 'checkpoint.previous'}
+            'config.yaml', METRICS, CHECKPOINT, 'checkpoint.previous', HISTORY}
     else:
         assert sorted(p.name for p in tmp_path.iterdir()) == ['agent', 'tiny.yaml']
         assert contents(copied) == before

@@ -69,7 +69,7 @@ def test_the_page_of_the_demo_is_whole_and_escaped(result, tmp_path):
     page = write_report(tmp_path).read_text()
     assert '95% of the parameters are gone' in page
     assert 'A &amp; B' in page and '--seed &lt;3&gt;' in page
-    assert page.count('<svg') == 2
+    assert page.count('<svg') == 4, 'returns, latency, and the timeline for two widths'
     assert ElementTree.parse(tmp_path / 'picture.svg') is not None
 
 

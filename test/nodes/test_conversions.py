@@ -22,13 +22,13 @@ from pruned_controller.conversions import (
     LATCHED,
     METRIC,
     NEWEST,
-    JointMap,
     archive_message,
     archive_of,
     to_array,
     to_message,
 )
 from pruning_core.errors import ConfigError
+from pruning_core.runtime.joint_map import JointMap
 
 BEST, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
 VOLATILE, LOCAL = DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL

@@ -52,7 +52,7 @@ def test_it_ends_by_itself_with_table_picture_and_page(tmp_path, tiny_agent):
         assert abs(result[side]['ticks'] + result[side]['missed'] - periods) <= 15
     assert 'deadlines missed' in said and f"{result['pruned']['returns'][0]:.1f}" in said
     page = (out / 'report.html').read_text()
-    assert page.count('<svg') == 3 and '<h2>Gates</h2>' in page
+    assert page.count('<svg') == 5 and '>Gates</h2>' in page
     assert 'http://' not in page.replace('http://www.w3.org', '').replace('http://purl.org', '') \
         .replace('http://creativecommons.org', ''), 'the page needs no network'
     assert ElementTree.parse(out / 'picture.svg').getroot().tag.endswith('svg')

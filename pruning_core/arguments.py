@@ -1,0 +1,67 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""An argument parser whose refusals say what was asked, found and allowed, and what to do.
+
+argparse knows all of that; it only says it in another order, and does not look for the name that
+was meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import NoReturn
+
+from pruning_core.errors import ConfigError, explain, nearest
+
+WRONG_USE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses as argparse does, without abbreviated options: they change when options are added."""
+
+    def __init__(self, **options: object) -> None:
+        """Take what argparse takes."""
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong on standard error, and exit with 2."""
+        sys.stderr.write(f'{ConfigError.__name__}: {self._explained(message)}\n')
+        raise SystemExit(WRONG_USE)
+
+    def _explained(self, message: str) -> str:
+        asked, help_ = f"'{self.prog}' was called", f'see: {self.prog} --help'
+        found = re.fullmatch(
+            r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if found:
+            name, value, allowed = found.groups()
+            known = [each.strip("' ") for each in allowed.split(',')]
+            return explain(asked, f"{name} '{value}' is not known{nearest(value, known)}",
+                           ', '.join(known), help_)
+        found = re.fullmatch(r'unrecognized arguments: (.*)', message)
+        if found:
+            value = re.split(r'[ =]', found[1])[0]
+            known = sorted(self._options_in(sys.argv if self._called_with is None
+                                            else self._called_with))
+            return explain(asked, f"'{value}' is not known{nearest(value, known)}",
+                           ', '.join(known), help_)
+        usage = ' '.join(self.format_usage().partition(': ')[2].split())
+        return explain(asked, message, usage, help_)
+
+    _called_with: list[str] | None = None
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Parse; remembers the words, so that a refusal can name the options of their command."""
+        self._called_with = None if args is None else list(args)
+        return super().parse_args(args, namespace)
+
+    def _options_in(self, words: list[str]) -> set[str]:
+        """Options of this parser and of the command among the words."""
+        options = {o for action in self._actions for o in action.option_strings}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, command in action.choices.items():
+                    if name in words:
+                        options |= {o for a in command._actions for o in a.option_strings}
+        return options - {'-h'}
