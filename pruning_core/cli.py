@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pruning_core train|prune|export|evaluate|inspect|report`.
+"""`python -m pruning_core train|prune|export|evaluate|inspect|report|bench`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
 refused the result, 2 something asked for cannot be done, 130 interrupted.
@@ -110,6 +110,19 @@ def parser() -> argparse.ArgumentParser:
     report = add('report', _report, 'Write the page and picture of a run folder',
                  'python -m pruning_core report runs/pendulum_quick')
     report.add_argument('folder', type=Path, help='run folder of training, pruning or the demo')
+
+    bench = add('bench', _bench, 'Time a bundle on this machine, and fit its planner to it',
+                'python -m pruning_core bench --bundle runs/bundle')
+    bench.add_argument('--bundle', required=True, type=Path, help='bundle folder')
+    bench.add_argument('--threads', type=int, default=1,
+                       help='onnxruntime threads for the timings (default: %(default)s)')
+    bench.add_argument('--seconds', type=float, default=20.0,
+                       help='to spend on the timings (default: %(default)s)')
+    bench.add_argument('--share', type=float, default=0.5,
+                       help='of the control period that a fitted plan may take; 0 = fit nothing '
+                       '(default: %(default)s)')
+    bench.add_argument('--again', action='store_true',
+                       help='fit again, even if it was done on this machine')
     return top
 
 
@@ -340,3 +353,28 @@ def _report(options: argparse.Namespace) -> int:
     from pruning_core.report import write_report
 
     return _tell(options, {'report': str(write_report(options.folder))})
+
+
+def _bench(options: argparse.Namespace) -> int:
+    for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        os.environ[name] = '1'  # the floor is that of one thread; numpy reads it once, below
+    from pruning_core.runtime.bench import bench, rss_mb
+    from pruning_core.runtime.bundle import open_bundle
+    from pruning_core.runtime.fit import fit
+
+    bundle = open_bundle(options.bundle)
+    rows = bench(bundle, options.threads, options.seconds)
+    facts: dict[str, Any] = {'bundle': str(options.bundle), 'hash': bundle.hash[:16],
+                             'bytes': bundle.size, 'rss MB': round(rss_mb(), 1)}
+    for row in rows:
+        ms, ratio = 1e3 * row.timing.p50_s, row.floor_ratio
+        facts[row.name] = f'{ms:.3f} ms, 99 % {1e3 * row.timing.p99_s:.3f} ms' + (
+            f', {ratio:.2f} x its floor' if 'fp32' in row.name else '')
+    if options.share:
+        found = fit(bundle, share=options.share, again=options.again, told=Bar())
+        c = found.choice
+        facts[f'fitted to {1e3 * found.budget_s:g} ms'] = (
+            f'{c.samples} x {c.iterations}, horizon {c.horizon}, {c.precision}, threads '
+            f'{c.threads}: {1e3 * found.p50_s:.3f} ms, 99 % {1e3 * found.p99_s:.3f} ms, expected '
+            f'loss {found.loss:.3g} +- {found.error:.1g}')
+    return _tell(options, facts)

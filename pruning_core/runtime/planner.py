@@ -285,6 +285,32 @@ class Planner:
                     float(self._reward[0, 0]) / scale, done, samples, s.iterations - done,
                     s.iterations * s.samples - samples, gap, after - began)
 
+    @property
+    def mean(self) -> Array:
+        """(H, A) the last plan, in [-1, 1]; changed by the next one."""
+        return self._mean
+
+    @property
+    def latent(self) -> Array:
+        """(1, Z) the latent of the last observation; changed by the next one."""
+        return self._latent
+
+    def value_of(self, latent: Array, actions: Array) -> float:
+        """Discounted return of a plan by the bundle's model, in the plant's reward units.
+
+        The last plan is forgotten.
+
+        Args:
+            latent: (1, Z) where it starts.
+            actions: (H, A) in [-1, 1].
+        """
+        size = self._sizes[-1]
+        self._policy_values[:] = -np.inf  # so that the sampled plan is the best one
+        self._latent[:], self._mean[:], self._std[:], size.noise[:] = latent, actions, 0, 0
+        size.graph.run()
+        self.reset()
+        return float(size.values[0]) / self.manifest.reward_scale
+
     def _expected(self, size: _Size) -> float:
         """Seconds of an iteration; one that was never done takes as long as the next larger."""
         larger = self._sizes[:self._sizes.index(size) + 1]
