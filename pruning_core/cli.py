@@ -1,7 +1,7 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
 # PYTHON_ARGCOMPLETE_OK
-"""`python -m pruning_core train|prune|export|evaluate|inspect|doctor|record|replay|report`.
+"""`python -m pruning_core train|prune|export|evaluate|inspect|doctor|record|replay|bench|report`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
 refused the result or the doctor found something, 2 something asked for cannot be done, 130
@@ -152,6 +152,19 @@ def parser() -> argparse.ArgumentParser:
                         help='one page with two or more folders side by side')
     report.add_argument('--out', type=Path,
                         help='page of the comparison (default: runs/comparison.html)')
+
+    bench = add('bench', _bench, 'Time a bundle on this machine, and fit its planner to it',
+                'python -m pruning_core bench --bundle runs/bundle')
+    bench.add_argument('--bundle', required=True, type=Path, help='bundle folder')
+    bench.add_argument('--threads', type=int, default=1,
+                       help='onnxruntime threads for the timings (default: %(default)s)')
+    bench.add_argument('--seconds', type=float, default=20.0,
+                       help='to spend on the timings (default: %(default)s)')
+    bench.add_argument('--share', type=float, default=0.5,
+                       help='of the control period that a fitted plan may take; 0 = fit nothing '
+                       '(default: %(default)s)')
+    bench.add_argument('--again', action='store_true',
+                       help='fit again, even if it was done on this machine')
     return top
 
 
@@ -459,3 +472,28 @@ def _report(options: argparse.Namespace) -> int:
         return _tell(options, {'comparison': str(page)})
     pages = [str(write_report(folder)) for folder in options.folders]
     return _tell(options, {'report': pages[0] if len(pages) == 1 else pages})
+
+
+def _bench(options: argparse.Namespace) -> int:
+    for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        os.environ[name] = '1'  # the floor is that of one thread; numpy reads it once, below
+    from pruning_core.runtime.bench import bench, rss_mb
+    from pruning_core.runtime.bundle import open_bundle
+    from pruning_core.runtime.fit import fit
+
+    bundle = open_bundle(options.bundle)
+    rows = bench(bundle, options.threads, options.seconds)
+    facts: dict[str, Any] = {'bundle': str(options.bundle), 'hash': bundle.hash[:16],
+                             'bytes': bundle.size, 'rss MB': round(rss_mb(), 1)}
+    for row in rows:
+        ms, ratio = 1e3 * row.timing.p50_s, row.floor_ratio
+        facts[row.name] = f'{ms:.3f} ms, 99 % {1e3 * row.timing.p99_s:.3f} ms' + (
+            f', {ratio:.2f} x its floor' if 'fp32' in row.name else '')
+    if options.share:
+        found = fit(bundle, share=options.share, again=options.again, told=Bar())
+        c = found.choice
+        facts[f'fitted to {1e3 * found.budget_s:g} ms'] = (
+            f'{c.samples} x {c.iterations}, horizon {c.horizon}, {c.precision}, threads '
+            f'{c.threads}: {1e3 * found.p50_s:.3f} ms, 99 % {1e3 * found.p99_s:.3f} ms, expected '
+            f'loss {found.loss:.3g} +- {found.error:.1g}')
+    return _tell(options, facts)

@@ -3,129 +3,44 @@
 """The four ONNX graphs of an agent, written node by node.
 
 Components in, serialised models out. A graph written by hand holds nothing left over from
-training, shares each weight between the unrolled steps, takes the number of samples and elites at
-run time, and is made in milliseconds; `export` proves each one equal to torch. Operators are of
-opset 17, which onnxruntime has read since 1.12.
+training, shares each weight with the other graphs and between the unrolled steps, takes the
+number of samples and elites at run time, and is made in milliseconds; `export` proves each one
+equal to torch.
+
+Three rewritings bring the planner near to what its multiplications alone cost, at every width:
+all plans start in the same latent, whose share of the first layers is computed once for all of
+them; heads with one output are products of one row, (1, W) by (N, W) transposed, which
+onnxruntime computes without padding the one output to a vector; and the discount is folded into
+that row, so that the rewards of a plan add up inside the products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from torch import nn
 
 from pruning_core.config import PlannerConfig
-from pruning_core.errors import ExportMismatch, explain
+from pruning_core.layers import GraphBuilder, Matrix, Step, externalise, steps_of
+from pruning_core.runtime.bundle import (
+    PLAN_START,
+    PLAN_STEP,
+    PLAN_STEP_INT8,
+    POLICY,
+    PROBES,
+    SHORT_START,
+    SHORT_STEP,
+    SHORT_STEP_INT8,
+    WEIGHTS,
+    WORLD_MODEL,
+)
+from pruning_core.runtime.planner import HORIZON, short_horizon
+from pruning_core.runtime.weights import join, lay_out
 
-OPSET = 17
-_IR_VERSION = 8  # what onnxruntime 1.17 and older boards accept
-
-Shape = Sequence[int | str]
-
-
-class GraphBuilder:
-    """Collects nodes and weights; every method returns the name of its output."""
-
-    def __init__(self, name: str) -> None:
-        """Start an empty graph."""
-        self.name = name
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, onnx.TensorProto] = {}
-        self._inputs: list[onnx.ValueInfoProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
-        self._constants: dict[bytes, str] = {}
-
-    def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
-        """Declare an input; strings in `shape` are dynamic."""
-        self._inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
-        return name
-
-    def output(self, value: str, name: str, shape: Shape) -> None:
-        """Declare an output."""
-        self._nodes.append(helper.make_node('Identity', [value], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
-
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output."""
-        return self.ops(kind, 1, *inputs, **attributes)[0]
-
-    def ops(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        """Add a node with `count` outputs."""
-        outputs = [f'{kind.lower()}_{len(self._nodes)}_{i}' for i in range(count)]
-        self._nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
-        return outputs
-
-    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
-        """Add a constant, once for equal values."""
-        array = np.asarray(value, dtype)
-        key = array.tobytes() + str((array.shape, array.dtype)).encode()
-        if key not in self._constants:
-            name = self._constants[key] = f'constant_{len(self._constants)}'
-            self._weights[name] = numpy_helper.from_array(array, name)
-        return self._constants[key]
-
-    def weight(self, name: str, value: npt.NDArray[np.float32]) -> str:
-        """Add a weight, once for each name."""
-        if name not in self._weights:
-            self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
-    def component(self, name: str, module: nn.Module, x: str) -> str:
-        """Apply a component to a (rows, channels) value.
-
-        Raises:
-            ExportMismatch: the component has a layer that has no counterpart here.
-        """
-        if not isinstance(module, nn.Sequential):
-            raise _unknown(name, module)
-        for i, layer in enumerate(module):
-            prefix = f'{name}.{i}'
-            if isinstance(layer, nn.Linear):
-                matrix = self.weight(f'{prefix}.weight', layer.weight.detach().numpy().T)
-                inputs = [x, matrix]
-                if layer.bias is not None:
-                    inputs.append(self.weight(f'{prefix}.bias', layer.bias.detach().numpy()))
-                x = self.op('Gemm', *inputs)
-            elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1 \
-                    and layer.weight is not None and layer.bias is not None:
-                x = self.op('LayerNormalization', x,
-                            self.weight(f'{prefix}.weight', layer.weight.detach().numpy()),
-                            self.weight(f'{prefix}.bias', layer.bias.detach().numpy()),
-                            axis=-1, epsilon=layer.eps)
-            elif isinstance(layer, nn.ReLU):
-                x = self.op('Relu', x)
-            elif isinstance(layer, nn.ELU):
-                x = self.op('Elu', x, alpha=layer.alpha)
-            elif isinstance(layer, nn.Tanh):
-                x = self.op('Tanh', x)
-            else:
-                raise _unknown(prefix, layer)
-        return x
-
-    def serialise(self, metadata: Mapping[str, str]) -> bytes:
-        """Check the model and return its bytes."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs,
-                                  list(self._weights.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)],
-                                  producer_name='pruned_controller')
-        model.ir_version = _IR_VERSION
-        helper.set_model_props(model, dict(metadata))
-        onnx.checker.check_model(model, full_check=True)
-        content: bytes = model.SerializeToString(deterministic=True)
-        return content
-
-
-def _unknown(name: str, layer: nn.Module) -> ExportMismatch:
-    return ExportMismatch(
-        explain(f"component layer '{name}' was to be exported", f'it is a {type(layer).__name__}',
-                'nn.Sequential of Linear, LayerNorm (affine), ReLU, ELU and Tanh',
-                'write this component with these layers')
-    )
+_INTEGERS_FROM = 48  # outputs of the widest layer from which 8-bit products may pay
 
 
 class AgentGraphs:
@@ -148,66 +63,161 @@ class AgentGraphs:
             action_middle: (A,) centre of the action range in the robot's units.
             action_half: (A,) half of that range.
             metadata: stands in every file.
+
+        Raises:
+            ExportMismatch: a component has a layer that cannot be exported.
         """
-        self.net, self.planner, self.discount = components, planner, discount
+        self.net = {name: steps_of(name, module) for name, module in components.items()}
+        self.planner, self.discount = planner, discount
         self.scale = np.asarray(observation_scale, np.float32)
         self.middle = np.asarray(action_middle, np.float32)
         self.half = np.asarray(action_half, np.float32)
         self.metadata = metadata
-        linears = [m for m in components['encoder'].modules() if isinstance(m, nn.Linear)]
-        self.latent = linears[-1].out_features
+        matrices = [step for step in self.net['encoder'] if isinstance(step, Matrix)]
+        self.latent = matrices[-1].weight.shape[1]
+
+    def write(self, probes: npt.NDArray[np.float32]) -> dict[str, bytes]:
+        """Return every file of the bundle: the graphs, and the weights that they share.
+
+        The variants are a shorter horizon, where there is one, and products of integers, where a
+        layer is wide enough for them to pay.
+
+        Args:
+            probes: (any, O) observations, in the robot's units, that `runtime.fit` plans on; they
+                lie beside the weights.
+        """
+        whole, short = self.planner.horizon, short_horizon(self.planner.horizon)
+        graphs = {POLICY: self.policy(), WORLD_MODEL: self.world_model(),
+                  PLAN_START: self.plan_start(whole), PLAN_STEP: self.plan_step(whole)}
+        if short < whole:
+            graphs |= {SHORT_START: self.plan_start(short), SHORT_STEP: self.plan_step(short)}
+        if self._widest() >= _INTEGERS_FROM:
+            graphs[PLAN_STEP_INT8] = self.plan_step(whole, 'int8')
+            if short < whole:
+                graphs[SHORT_STEP_INT8] = self.plan_step(short, 'int8')
+        stored = {name: array for g in graphs.values() for name, array in g.shared.items()}
+        stored[PROBES] = np.ascontiguousarray(probes, np.float32)
+        layout = lay_out(stored, {PROBES: [PROBES], **{
+            name: sorted(g.shared) for name, g in graphs.items()}})
+        files = {}
+        for name, g in graphs.items():
+            steps = short if name in (SHORT_START, SHORT_STEP, SHORT_STEP_INT8) else whole
+            model = g.model({**self.metadata, HORIZON: str(steps)})
+            files[name] = externalise(model, WEIGHTS, layout.places)
+        return {**files, WEIGHTS: join(layout, stored)}
+
+    def _widest(self) -> int:
+        return max(int(step.weight.shape[1]) for steps in self.net.values() for step in steps
+                   if isinstance(step, Matrix))
 
     def _encode(self, g: GraphBuilder, observation: str) -> str:
         scaled = g.op('Mul', observation, g.constant(self.scale))
-        return g.component('encoder', self.net['encoder'], scaled)
+        return g.apply(self.net['encoder'], scaled)
 
-    def _min_q(self, g: GraphBuilder, pair: str) -> str:
-        return g.op('Min', g.component('q1', self.net['q1'], pair),
-                    g.component('q2', self.net['q2'], pair))
+    def _enter(self, g: GraphBuilder, name: str, latent: str, action: str
+               ) -> tuple[str, list[Step]]:
+        """Begin a component on one latent (1, Z) and an action (N, A) for each plan.
 
-    def _values(self, g: GraphBuilder, latent: str, actions: Sequence[str]) -> str:
-        """Value (N,) of plans from latents (N, Z) and H actions (N, A)."""
-        horizon, pairs = len(actions), []
-        for action in actions:
-            pairs.append(g.op('Concat', latent, action, axis=1))
-            latent = g.component('dynamics', self.net['dynamics'], pairs[-1])
-        stacked = g.op('Concat', *pairs, axis=0)  # (H N, Z+A): one pass for all rewards
-        rewards = g.component('reward', self.net['reward'], stacked)
-        by_step = g.op('Reshape', rewards, g.constant([horizon, -1], np.int64))  # (H, N)
-        weights = self.discount ** np.arange(horizon, dtype=np.float32)
-        summed = g.op('MatMul', g.constant(weights), by_step)  # (N,)
-        policy = g.component('policy', self.net['policy'], latent)
-        end = self._min_q(g, g.op('Concat', latent, policy, axis=1))  # (N, 1)
-        end = g.op('Mul', g.op('Squeeze', end, g.constant([1], np.int64)),
-                   g.constant(np.float32(self.discount ** horizon)))
-        return g.op('Add', summed, end)
+        Returns:
+            The value after the first step, and the steps that are left.
+        """
+        first, *rest = self.net[name]
+        if isinstance(first, Matrix):
+            shared = g.gemm(first, latent, slice(0, self.latent))  # (1, W), the bias included
+            return g.gemm(first, action, slice(self.latent, None), add=shared), rest
+        rows = g.op('Slice', g.op('Shape', action), g.integers(0), g.integers(1))
+        shape = g.op('Concat', rows, g.integers(1), axis=0)
+        return g.op('Concat', g.op('Expand', latent, shape), action, axis=1), [first, *rest]
+
+    def _row(self, g: GraphBuilder, steps: Sequence[Step], x: str, factor: float = 1.0,
+             add: str | None = None, biases: float | None = None) -> str:
+        """Apply steps that end in one output to (N, W).
+
+        Args:
+            g: the graph.
+            steps: of a component.
+            x: their input.
+            factor: of the output.
+            add: (1, N) to add the result to.
+            biases: how often the bias counts, where products add up; None: `factor` times.
+
+        Returns:
+            (1, N) `factor` times the output, plus `add`.
+        """
+        *body, last = steps
+        if not (isinstance(last, Matrix) and last.weight.shape[1] == 1):
+            value = g.op('Mul', g.op('Reshape', g.apply(steps, x), g.integers(1, -1)),
+                         g.constant(factor))
+            return value if add is None else g.op('Add', value, add)
+        # Of constants alone; onnxruntime computes it when it loads the graph.
+        row = g.op('Mul', g.op('Reshape', g.weight(f'{last.name}.weight', last.weight),
+                               g.integers(1, -1)), g.constant(factor))
+        inputs = [row, g.apply(body, x)]
+        if add is not None:
+            inputs.append(add)
+        elif last.bias is not None:
+            inputs.append(g.op('Mul', g.weight(f'{last.name}.bias', last.bias),
+                               g.constant(factor if biases is None else biases)))
+        return g.op('Gemm', *inputs, transB=1)
+
+    def _policy(self, g: GraphBuilder, latent: str) -> str:
+        """The policy's actions (N, A) in [-1, 1] at latents (N, Z)."""
+        steps = self.net['policy']
+        last = max(i for i, step in enumerate(steps) if isinstance(step, Matrix))
+        tail = steps[last + 1:]
+        if len(self.half) > 1 or not all(step.elementwise for step in tail
+                                         if not isinstance(step, Matrix)):
+            return g.apply(steps, latent)
+        row = g.apply(tail, self._row(g, steps[:last + 1], latent))
+        return g.op('Reshape', row, g.integers(-1, 1))
+
+    def _end(self, g: GraphBuilder, latent: str, total: str, last: float) -> str:
+        """Add `last` times min(q1, q2) of the policy's action: (N, Z), (1, N) -> (N,)."""
+        pair = g.op('Concat', latent, self._policy(g, latent), axis=1)
+        value = g.op('Min', *(self._row(g, self.net[q], pair, last) for q in ('q1', 'q2')))
+        return g.op('Reshape', g.op('Add', total, value), g.integers(-1))
+
+    def _values(self, g: GraphBuilder, horizon: int, latent: str,
+                actions: Callable[[int, str], str]) -> str:
+        """Value (N,) of plans that start in one latent (1, Z).
+
+        Args:
+            g: the graph.
+            horizon: steps of the plans.
+            latent: where all plans start.
+            actions: from the step and the latent, (1, Z) at first and (N, Z) then, to (N, A).
+        """
+        weights = self.discount ** np.arange(horizon)
+        action = actions(0, latent)
+        x, rest = self._enter(g, 'reward', latent, action)
+        total = self._row(g, rest, x, biases=float(weights.sum()))
+        x, rest = self._enter(g, 'dynamics', latent, action)
+        latent = g.apply(rest, x)
+        for t in range(1, horizon):
+            pair = g.op('Concat', latent, actions(t, latent), axis=1)
+            total = self._row(g, self.net['reward'], pair, float(weights[t]), total)
+            latent = g.apply(self.net['dynamics'], pair)
+        return self._end(g, latent, total, self.discount ** horizon)
 
     def _clip(self, g: GraphBuilder, value: str) -> str:
         return g.op('Clip', value, g.constant(-1.0), g.constant(1.0))
 
-    def _steps(self, g: GraphBuilder, actions: str, horizon: int) -> list[str]:
+    def _steps(self, g: GraphBuilder, h: int, actions: str) -> list[str]:
         """Split (H, N, A) into H values (N, A)."""
-        parts = g.ops('Split', horizon, actions, axis=0) if horizon > 1 else [actions]
-        return [g.op('Squeeze', part, g.constant([0], np.int64)) for part in parts]
+        rows = g.op('Reshape', actions, g.integers(-1, len(self.half)))
+        return g.ops('Split', h, rows, axis=0) if h > 1 else [rows]
 
-    def _rows(self, g: GraphBuilder, latent: str, like: str) -> str:
-        """Repeat a latent (1, Z) for every row of `like` (N, A)."""
-        rows = g.op('Slice', g.op('Shape', like), g.constant([0], np.int64),
-                    g.constant([1], np.int64))
-        shape = g.op('Concat', rows, g.constant([1], np.int64), axis=0)
-        return g.op('Expand', latent, shape)
-
-    def policy(self) -> bytes:
+    def policy(self) -> GraphBuilder:
         """`observation` (B, O) -> `action` (B, A), both in the robot's units."""
         g = GraphBuilder('policy')
         latent = self._encode(g, g.input('observation', ['B', len(self.scale)]))
-        action = g.component('policy', self.net['policy'], latent)
+        action = g.apply(self.net['policy'], latent)
         physical = g.op('Add', g.op('Mul', action, g.constant(self.half)),
                         g.constant(self.middle))
         g.output(physical, 'action', ['B', len(self.half)])
-        return g.serialise(self.metadata)
+        return g
 
-    def world_model(self) -> bytes:
+    def world_model(self) -> GraphBuilder:
         """`observation`, `latent`, `action` in [-1, 1] -> what follows, and the encoder.
 
         `encoded` (B, Z) of the observation; `next_latent` (B, Z), `reward` (B, 1) and `value`
@@ -218,58 +228,56 @@ class AgentGraphs:
         encoded = self._encode(g, g.input('observation', ['B', len(self.scale)]))
         latent = g.input('latent', ['B', self.latent])
         pair = g.op('Concat', latent, g.input('action', ['B', a]), axis=1)
+        value = g.op('Min', *(g.apply(self.net[q], pair) for q in ('q1', 'q2')))
         g.output(encoded, 'encoded', ['B', self.latent])
-        g.output(g.component('dynamics', self.net['dynamics'], pair), 'next_latent',
-                 ['B', self.latent])
-        g.output(g.component('reward', self.net['reward'], pair), 'reward', ['B', 1])
-        g.output(self._min_q(g, pair), 'value', ['B', 1])
-        return g.serialise(self.metadata)
+        g.output(g.apply(self.net['dynamics'], pair), 'next_latent', ['B', self.latent])
+        g.output(g.apply(self.net['reward'], pair), 'reward', ['B', 1])
+        g.output(value, 'value', ['B', 1])
+        return g
 
-    def plan_start(self) -> bytes:
+    def plan_start(self, h: int) -> GraphBuilder:
         """`observation` (1, O), `noise` (H, P, A) -> `latent`, `policy_actions`, `policy_values`.
 
         (1, Z), (H, P, A) and (P,); the counterpart of `planner.plan_start`.
         """
         g = GraphBuilder('plan_start')
-        h, a = self.planner.horizon, len(self.half)
+        a = len(self.half)
         latent = self._encode(g, g.input('observation', [1, len(self.scale)]))
-        noise = self._steps(g, g.input('noise', [h, 'P', a]), h)
-        start = rolled = self._rows(g, latent, noise[0])
-        actions = []
-        for t in range(h):
-            proposed = g.component('policy', self.net['policy'], rolled)
-            actions.append(self._clip(g, g.op('Add', proposed, noise[t])))
-            if t < h - 1:
-                rolled = g.component('dynamics', self.net['dynamics'],
-                                     g.op('Concat', rolled, actions[-1], axis=1))
-        stacked = g.op('Concat', *[g.op('Unsqueeze', x, g.constant([0], np.int64))
-                                   for x in actions], axis=0)
+        noise = self._steps(g, h, g.input('noise', [h, 'P', a]))
+        proposed: list[str] = []
+
+        def propose(t: int, at: str) -> str:
+            action = g.op('Add', self._policy(g, at), noise[t])
+            proposed.append(self._clip(g, action))
+            return proposed[-1]
+
+        values = self._values(g, h, latent, propose)
+        stacked = g.op('Concat', *[g.op('Unsqueeze', x, g.integers(0)) for x in proposed], axis=0)
         g.output(latent, 'latent', [1, self.latent])
         g.output(stacked, 'policy_actions', [h, 'P', a])
-        g.output(self._values(g, start, actions), 'policy_values', ['P'])
-        return g.serialise(self.metadata)
+        g.output(values, 'policy_values', ['P'])
+        return g
 
-    def plan_step(self) -> bytes:
+    def plan_step(self, h: int, precision: str = 'fp32') -> GraphBuilder:
         """One MPPI iteration; the counterpart of `planner.plan_step`.
 
         `latent` (1, Z), `mean` and `std` (H, A), `noise` (H, N, A), `policy_actions` (H, P, A),
         `policy_values` (P,), `elites` (1,) the number K -> `next_mean`, `next_std` (H, A),
         `elite_actions` (H, K, A) and `elite_values` (K,), best first.
         """
-        g, c = GraphBuilder('plan_step'), self.planner
-        h, a = c.horizon, len(self.half)
+        g, c, a = GraphBuilder('plan_step', precision), self.planner, len(self.half)
         latent = g.input('latent', [1, self.latent])
         mean, std = g.input('mean', [h, a]), g.input('std', [h, a])
         noise = g.input('noise', [h, 'N', a])
         policy_actions = g.input('policy_actions', [h, 'P', a])
         policy_values = g.input('policy_values', ['P'])
         elites = g.input('elites', [1], TensorProto.INT64)
-        one = g.constant([1], np.int64)
+        one = g.integers(1)
 
         spread = g.op('Mul', g.op('Unsqueeze', std, one), noise)
         sampled = self._clip(g, g.op('Add', g.op('Unsqueeze', mean, one), spread))  # (H, N, A)
-        steps = self._steps(g, sampled, h)
-        values = self._values(g, self._rows(g, latent, steps[0]), steps)
+        steps = self._steps(g, h, sampled)
+        values = self._values(g, h, latent, lambda t, _: steps[t])
         values = g.op('Concat', values, policy_values, axis=0)
         actions = g.op('Concat', sampled, policy_actions, axis=1)
         best, index = g.ops('TopK', 2, values, elites, axis=0, largest=1, sorted=1)
@@ -288,4 +296,4 @@ class AgentGraphs:
         g.output(next_std, 'next_std', [h, a])
         g.output(kept, 'elite_actions', [h, 'K', a])
         g.output(best, 'elite_values', ['K'])
-        return g.serialise(self.metadata)
+        return g

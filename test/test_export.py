@@ -10,8 +10,10 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from safetensors.numpy import load_file
 from torch import nn
 
 from pruning_core import export as exporting
@@ -19,19 +21,29 @@ from pruning_core.checkpoint import Run
 from pruning_core.env import describe, make_raw
 from pruning_core.errors import BundleError, ExportMismatch
 from pruning_core.export import TOLERANCE, export, prepare, prove
-from pruning_core.graphs import OPSET, AgentGraphs
+from pruning_core.graphs import AgentGraphs
+from pruning_core.layers import OPSET, GraphBuilder, steps_of
 from pruning_core.networks import count_parameters
+from pruning_core.runtime.bound import session
 from pruning_core.runtime.bundle import (
+    FILES,
     GRAPHS,
     PLAN_START,
     PLAN_STEP,
+    PLAN_STEP_INT8,
     POLICY,
+    SHORT_START,
+    SHORT_STEP,
+    SHORT_STEP_INT8,
+    WEIGHTS,
     WORLD_MODEL,
     open_bundle,
 )
 from pruning_core.runtime.planner import Planner
+from pruning_core.runtime.weights import read
 
-FIELD = {POLICY: 'policy', WORLD_MODEL: 'world_model', PLAN_START: 'plan', PLAN_STEP: 'plan'}
+FIELD = {POLICY: 'policy', WORLD_MODEL: 'world_model', PLAN_START: 'plan', PLAN_STEP: 'plan',
+         SHORT_START: 'plan', SHORT_STEP: 'plan'}
 
 
 @pytest.fixture
@@ -117,26 +129,48 @@ def test_manifest(run, tmp_path):
     assert m.planner.policy_noise == run.config.agent.policy_noise
     assert m.config == json.loads(json.dumps(dataclasses.asdict(run.config)))
     assert m.widths['latent'] == 6 and m.opset == OPSET
-    assert parity.probes == 16 and parity.ties < 16
+    assert parity.probes == 16 and parity.ties < 2 * 16  # the full and the short graphs
     assert bundle.hash == open_bundle(tmp_path / 'bundle').hash
 
 
 def test_graphs_hold_only_what_is_needed(run):
-    """Weights once each, standard operators only, the contract in the metadata."""
+    """Standard operators only, the contract in the metadata, and no weight inside a graph."""
     graphs, _, _ = prepare(run)
-    assert set(graphs) == set(GRAPHS)
     sizes = {name: p.numel() for name, p in run.agent.components.named_parameters()}
-    for name, content in graphs.items():
-        model = onnx.load_from_string(content)
+    assert set(graphs) == {*FILES, SHORT_START, SHORT_STEP}
+    weights = read(graphs[WEIGHTS])
+    for name in (*GRAPHS, SHORT_START, SHORT_STEP):
+        model = onnx.load_from_string(graphs[name])
         assert [(o.domain, o.version) for o in model.opset_import] == [('', 17)]
-        assert not any(i.data_location for i in model.graph.initializer)
-        stored = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer}
-        weights = {n: s for n, s in stored.items() if n in sizes}
-        assert weights == {n: s for n, s in sizes.items() if n in weights}
-        assert sum(stored.values()) - sum(weights.values()) < 60
+        assert model.ir_version <= 9  # the newest that onnxruntime 1.17 reads
+        outside = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer
+                   if i.data_location == onnx.TensorProto.EXTERNAL}
+        assert outside == {n: a.size for n, a in weights[name].items()}
+        assert outside == {n: sizes[n] for n in outside}
+        assert sum(int(np.prod(i.dims)) for i in model.graph.initializer
+                   if i.name not in outside) < 60
         assert {p.key: p.value for p in model.metadata_props} == {
             'pruned_controller.period_s': '0.05', 'pruned_controller.observations': '3',
-            'pruned_controller.actions': '1', 'pruned_controller.horizon': '2'}, name
+            'pruned_controller.actions': '1',
+            'pruned_controller.horizon': '1' if name in (SHORT_START, SHORT_STEP) else '2'}, name
+
+
+def test_weights_are_stored_once_and_any_reader_finds_them(run, tmp_path):
+    """By the library of safetensors, and by onnxruntime from the folder, as ONNX defines it."""
+    bundle, _ = export(run, tmp_path / 'bundle')
+    state = run.agent.components.state_dict()
+    stored = load_file(bundle.path / WEIGHTS)
+    assert stored.pop('probes').shape == (24, 3)
+    assert set(stored) == set(state)
+    for name, array in stored.items():
+        expected = state[name].numpy()
+        np.testing.assert_array_equal(array, expected.T if name.endswith('weight') else expected)
+    assert bundle.size < 1.5 * 4 * count_parameters(run.agent.components) + 60_000
+    raw = np.float32([[0.6, 0.8, 2.0]])
+    action, = onnxruntime.InferenceSession(
+        bundle.path / POLICY, providers=['CPUExecutionProvider']).run(None, {'observation': raw})
+    scaled = torch.from_numpy(raw * np.float32(bundle.manifest.observation.scale))
+    np.testing.assert_allclose(action, 2 * run.agent.policy(scaled).numpy(), atol=1e-4)
 
 
 def test_same_agent_same_bytes(run, tmp_path):
@@ -145,8 +179,8 @@ def test_same_agent_same_bytes(run, tmp_path):
     assert one.hash == other.hash and one.graphs == other.graphs
 
 
-@pytest.mark.parametrize('name', GRAPHS)
-def test_a_graph_of_other_weights_is_told(drawn, name):
+@pytest.mark.parametrize('name', [*GRAPHS, SHORT_START, SHORT_STEP])
+def test_a_graph_of_other_weights_is_told(drawn, monkeypatch, name):
     """Weights that differ by a thousandth, in one graph at a time."""
     run, wrong = drawn(), drawn()
     with torch.no_grad():
@@ -154,7 +188,9 @@ def test_a_graph_of_other_weights_is_told(drawn, name):
             parameter.add_(2e-3)
     right, _, parity = prepare(run)
     assert parity.worst <= TOLERANCE and parity.ties < parity.probes
-    found = prove(run, spec_of(run), {**right, name: prepare(wrong)[0][name]})
+    others = read(prepare(wrong)[0][WEIGHTS])
+    monkeypatch.setattr(exporting, 'read', lambda content: {**read(content), name: others[name]})
+    found = prove(run, spec_of(run), right)
     assert getattr(found, FIELD[name]) > TOLERANCE
     assert all(getattr(found, f) <= TOLERANCE for f in FIELD.values() if f != FIELD[name])
 
@@ -182,8 +218,9 @@ class WrongDiscount(AgentGraphs):
 class WrongMinimum(AgentGraphs):
     """Takes q1 for the smaller of both."""
 
-    def _min_q(self, g, pair):
-        return g.component('q1', self.net['q1'], pair)
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.net['q2'] = self.net['q1']
 
 
 @pytest.mark.parametrize('writer', [WrongDiscount, WrongMinimum])
@@ -198,9 +235,9 @@ def test_a_wrong_writer_is_refused(drawn, tmp_path, monkeypatch, writer, four_pa
 def test_a_refit_that_nothing_could_prove_is_refused(drawn, tmp_path, monkeypatch):
     """Values of a thousandth of a tie: the order of plans, and with it the refit, stays open."""
     class WrongMomentum(AgentGraphs):
-        def plan_step(self):
+        def plan_step(self, *args):
             self.planner = dataclasses.replace(self.planner, momentum=0.9)
-            return super().plan_step()
+            return super().plan_step(*args)
 
     run = drawn()
     with torch.no_grad():
@@ -227,16 +264,117 @@ def test_numbers_that_are_not_finite_are_refused(drawn, tmp_path, component, bad
     assert list(tmp_path.iterdir()) == []
 
 
+class Linear(nn.Linear):
+    """Not what its name says."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 @pytest.mark.parametrize(('layer', 'named'), [
-    (nn.GELU(), 'GELU'), (nn.LayerNorm((16,), elementwise_affine=False), 'LayerNorm'),
-    (nn.Dropout(), 'Dropout')], ids=lambda v: v if isinstance(v, str) else '')
+    (nn.PReLU(), 'PReLU'), (nn.LayerNorm((2, 8)), 'LayerNorm'), (Linear(16, 16), 'Linear')],
+    ids=lambda v: v if isinstance(v, str) else '')
 def test_unknown_layers_are_named(drawn, tmp_path, layer, named, four_parts):
     run = drawn()
     run.agent.components['reward'][1] = layer
     with pytest.raises(ExportMismatch) as error:
         export(run, tmp_path / 'bundle')
-    four_parts(error, "'reward.1'", f'it is a {named}', 'Linear, LayerNorm (affine)')
+    four_parts(error, "'reward.1'", f'it is a {named}', 'of Linear, LayerNorm')
     assert list(tmp_path.iterdir()) == []
+
+
+class NormedLinear(nn.Linear):
+    """As in TD-MPC2: a Linear that normalises and activates its own output."""
+
+    def __init__(self, inputs, outputs, act):
+        super().__init__(inputs, outputs)
+        self.ln, self.act = nn.LayerNorm(outputs), act
+
+    def forward(self, x):
+        return self.act(self.ln(super().forward(x)))
+
+
+class SimNorm(nn.Module):
+    """As in TD-MPC2: softmax over groups of channels."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x):
+        return x.view(*x.shape[:-1], -1, self.dim).softmax(-1).view(*x.shape)
+
+
+def td_mpc2(observations=3, actions=1, latent=8, hidden=24):
+    """The components of a small TD-MPC2 agent with one output per head."""
+    def mlp(inputs, outputs, last=None):
+        layers = [NormedLinear(inputs, hidden, nn.Mish()), NormedLinear(hidden, hidden, nn.Mish())]
+        return nn.Sequential(*layers, last or nn.Linear(hidden, outputs))
+
+    pair = latent + actions
+    return nn.ModuleDict({
+        'encoder': mlp(observations, latent, NormedLinear(hidden, latent, SimNorm(4))),
+        'dynamics': mlp(pair, latent, NormedLinear(hidden, latent, SimNorm(4))),
+        'reward': mlp(pair, 1), 'q1': mlp(pair, 1), 'q2': mlp(pair, 1),
+        'policy': nn.Sequential(mlp(latent, actions), nn.Tanh())})
+
+
+@pytest.mark.parametrize('actions', [1, 3])
+def test_components_of_td_mpc2_plan_as_torch_does(drawn, actions):
+    """NormedLinear and SimNorm, at every horizon and over several actions."""
+    run = drawn('planner.horizon=3')
+    torch.manual_seed(0)
+    run.agent.components = td_mpc2(actions=actions).requires_grad_(False)
+    spec = dataclasses.replace(spec_of(run), action_low=(-1.0,) * actions,
+                               action_high=(1.0,) * actions)
+    graphs = AgentGraphs(run.agent.components, run.config.planner, run.config.agent.discount,
+                         spec.observation_scale, [0.0] * actions, [1.0] * actions, {}).write(
+                             np.zeros((1, 3), np.float32))
+    parity = prove(run, spec, graphs)
+    assert parity.worst <= TOLERANCE and parity.ties < parity.probes
+
+
+LAYERS = {
+    'relu': nn.ReLU(), 'leaky': nn.LeakyReLU(0.2), 'elu': nn.ELU(), 'elu of 0.5': nn.ELU(0.5),
+    'silu': nn.SiLU(), 'mish': nn.Mish(), 'gelu': nn.GELU(), 'gelu by tanh': nn.GELU('tanh'),
+    'tanh': nn.Tanh(), 'sigmoid': nn.Sigmoid(), 'identity': nn.Identity(),
+    'dropout': nn.Dropout(0.5), 'layer norm': nn.LayerNorm(6, eps=1e-3),
+    'plain layer norm': nn.LayerNorm(6, elementwise_affine=False),
+    'layer norm without bias': nn.LayerNorm(6, bias=False), 'simplices': SimNorm(2),
+    'linear': nn.Linear(6, 9), 'linear without bias': nn.Linear(6, 9, bias=False),
+    'normed': NormedLinear(6, 8, SimNorm(4)),
+    'nested': nn.Sequential(nn.Linear(6, 4), nn.Sequential(nn.ELU(), nn.Linear(4, 3)))}
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_every_layer_computes_what_torch_computes(name):
+    """On numbers from tiny to large, of both signs."""
+    layer = LAYERS[name].eval()
+    x = torch.cat([torch.randn(40, 6, generator=torch.Generator().manual_seed(0)),
+                   torch.linspace(-30, 30, 60).view(10, 6), torch.zeros(1, 6)])
+    with torch.no_grad():
+        expected = layer(x).numpy()
+    g = GraphBuilder('layer')
+    g.output(g.apply(steps_of('part', layer), g.input('x', ['N', 6])), 'y',
+             ['N', expected.shape[1]])
+    found, = session(g.model({}).SerializeToString(), {}).run(None, {'x': x.numpy()})
+    np.testing.assert_allclose(found, expected, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize('activation', ['relu', 'elu'])
+def test_integers_stay_near_and_say_how_near(drawn, tmp_path, activation):
+    """Written for wide layers alone; what they change stands in the manifest."""
+    run = drawn('network.hidden=96', 'planner.horizon=3', f'network.activation={activation}')
+    bundle, parity = export(run, tmp_path / 'bundle')
+    assert {PLAN_STEP_INT8, SHORT_STEP_INT8} <= set(bundle.graphs)
+    assert 0 < parity.integers.median_action <= parity.integers.worst_action < 0.5
+    assert 0 < parity.integers.values < 2
+    assert bundle.manifest.gates['parity_int8'] == dataclasses.asdict(parity.integers)
+    kinds = [n.op_type for n in onnx.load_from_string(bundle.graphs[PLAN_STEP_INT8]).graph.node]
+    assert kinds.count('MatMulInteger') > 15
+    assert Planner(bundle, precision='int8').plan([1.0, 0.0, 0.0]).iterations > 0
+    small, none = export(drawn('network.hidden=40', 'network.latent=6'), tmp_path / 'small')
+    assert none.integers is None and not {PLAN_STEP_INT8, SHORT_STEP_INT8} & set(small.graphs)
 
 
 def test_what_else_is_there_is_left_alone(run, tmp_path, contents, four_parts):

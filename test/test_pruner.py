@@ -182,13 +182,17 @@ def test_a_folder_that_appears_meanwhile_is_left_alone(pruned, tmp_path):
 
 
 @pytest.mark.parametrize(('settings', 'said'), [
-    ({'gate_return_loss': 0.0, 'recovery_updates': 0, 'sparsity': 0.9, 'floor': 1, 'multiple': 1,
-      'score': 'random', 'gate_seeds': 5}, ['is a loss of', 'allowed 0.0%']),
+    ({'gate_return_loss': 0.1}, ['is a loss of', 'allowed 10.0%']),
     ({'gate_latency_share': 1e-9}, ['99 % of plans take up to', 'allowed 0.0 ms']),
 ], ids=['return', 'latency'])
-def test_a_failed_gate_keeps_the_agent_but_no_bundle(pruned, tmp_path, settings, said, four_parts):
+def test_a_failed_gate_keeps_the_agent_but_no_bundle(pruned, run, tmp_path, settings, said,
+                                                     four_parts):
+    p = run.config.pruning  # a dense agent whose evaluation says that it is all but perfect
+    budget = dataclasses.asdict(run.config.planner.scaled(p.gate_samples, p.gate_iterations))
+    planned = {'seeds': [1000, 1001], 'returns': [-1.0, -1.0],
+               'planner': {k: budget[k] for k in ('horizon', 'samples', 'iterations')}}
     with pytest.raises(GateError) as error:
-        pruned(**settings)
+        pruned(run=dataclasses.replace(run, evaluation={'planned': planned}), **settings)
     four_parts(error, *said)
     assert [p.name for p in tmp_path.iterdir()] == ['pruned']
     assert {p.name for p in (tmp_path / 'pruned').iterdir()} == FILES - {BUNDLE}

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles: a folder or an archive in; a verified, immutable `Bundle` out, or a refusal.
 
-A bundle holds `manifest.json` and four ONNX graphs. The manifest lists the SHA-256 of every graph;
-the SHA-256 of the manifest is the bundle's identity. Everything is read once, checked in memory
-and used from there, so that what was verified is what runs. No name leaves the folder, no link is
-followed, sizes are bounded, and nothing is unpickled.
+A bundle holds `manifest.json`, four ONNX graphs and the weights that they share, and may hold
+variants of the planner's graphs: a shorter horizon, and products of 8-bit integers. The manifest
+lists the SHA-256 of every file; the SHA-256 of the manifest is the bundle's identity. Everything
+is read once, checked in memory and used from there, so that what was verified is what runs. No
+name leaves the folder, no link is followed, sizes are bounded, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ from typing import Any
 from pruning_core.errors import BundleError, explain
 from pruning_core.runtime.errormap import Lyapunov
 
-SCHEMA = 1
+SCHEMA = 2  # 1 held its weights once in every graph
 MANIFEST = 'manifest.json'
 POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP = (
     'policy.onnx', 'world_model.onnx', 'plan_start.onnx', 'plan_step.onnx')
 GRAPHS = (POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP)
+WEIGHTS = 'weights.safetensors'
+PROBES = 'probes'  # observations beside the weights, for `runtime.fit`
+FILES = (*GRAPHS, WEIGHTS)
+PLAN_STEP_INT8, SHORT_START, SHORT_STEP, SHORT_STEP_INT8 = (
+    'plan_step_int8.onnx', 'short_start.onnx', 'short_step.onnx', 'short_step_int8.onnx')
+VARIANTS = (PLAN_STEP_INT8, SHORT_START, SHORT_STEP, SHORT_STEP_INT8)
 _MAX_MANIFEST = 1 << 20
 _MAX_GRAPH = 1 << 29
 
@@ -88,7 +95,7 @@ class Manifest:
         opset: ONNX operator set of the graphs.
         config: the resolved configuration.
         seeds: of training and recovery.
-        files: SHA-256 and bytes of every graph.
+        files: SHA-256 and bytes of every file.
     """
 
     env_id: str
@@ -134,7 +141,7 @@ class Bundle:
     Attributes:
         hash: 64 hexadecimal digits; the identity.
         manifest: what stands in manifest.json.
-        graphs: the bytes of each ONNX file.
+        graphs: the bytes of each ONNX file, and of the weights.
         path: where it was read from; None for an archive that was not unpacked.
     """
 
@@ -161,7 +168,7 @@ def write(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bund
     Args:
         folder: the new folder; an older bundle there is replaced, anything else is refused.
         manifest: its `files` are filled in here.
-        graphs: bytes of the four ONNX files.
+        graphs: bytes of the ONNX files, and of the weights.
 
     Raises:
         BundleError: `folder` holds something that is no bundle, or the bundle does not verify.
@@ -225,12 +232,14 @@ def open_bundle(path: str | Path, expect_hash: str | None = None) -> Bundle:
                     'make one: python -m pruning_core export --agent AGENT --out FOLDER')
         )
     contents = {}
-    for name in (MANIFEST, *GRAPHS):
+    for name in (MANIFEST, *FILES, *VARIANTS):
         file = path / name
+        if name in VARIANTS and not file.exists() and not file.is_symlink():
+            continue
         if file.is_symlink() or not file.is_file():
             raise BundleError(
                 explain(asked, f'{name} is ' + ('a link' if file.is_symlink() else 'missing'),
-                        f'the regular files {MANIFEST}, {", ".join(GRAPHS)}',
+                        f'the regular files {MANIFEST}, {", ".join(FILES)}',
                         'export or copy the bundle again')
             )
         limit = _MAX_MANIFEST if name == MANIFEST else _MAX_GRAPH
@@ -279,11 +288,11 @@ def unpack(data: bytes, store: Path, expect_hash: str | None = None) -> Bundle:
         with tarfile.open(fileobj=io.BytesIO(data), mode='r:') as archive:
             for entry in archive:
                 limit = _MAX_MANIFEST if entry.name == MANIFEST else _MAX_GRAPH
-                if (entry.name not in (MANIFEST, *GRAPHS) or entry.name in contents
+                if (entry.name not in (MANIFEST, *FILES, *VARIANTS) or entry.name in contents
                         or not entry.isreg() or entry.size > limit):
                     raise BundleError(
                         explain(asked, f"it holds '{entry.name}', {entry.size} bytes",
-                                f'{MANIFEST}, {", ".join(GRAPHS)}, once each, as regular files',
+                                f'{MANIFEST}, {", ".join(FILES)}, once each, as regular files',
                                 'publish it again')
                     )
                 file = archive.extractfile(entry)
@@ -336,10 +345,11 @@ def _verified(data: bytes, graphs: Mapping[str, bytes], where: str,
                     'export it again with this version of pruned_controller')
         )
     files = values.get('files')
-    if not isinstance(files, dict) or set(files) != set(GRAPHS) or set(graphs) != set(GRAPHS):
+    if (not isinstance(files, dict) or set(files) != set(graphs)
+            or not set(FILES) <= set(files) <= {*FILES, *VARIANTS}):
         raise BundleError(
             explain(asked, f'it lists {sorted(files) if isinstance(files, dict) else files!r}',
-                    ', '.join(GRAPHS), 'export the bundle again')
+                    ', '.join(FILES), 'export or copy the bundle again')
         )
     for name, content in graphs.items():
         listed = files[name].get('sha256') if isinstance(files[name], dict) else None

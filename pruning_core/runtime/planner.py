@@ -1,11 +1,12 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""MPPI over onnxruntime: an observation in, a command within limits out.
+"""MPPI over onnxruntime: an observation in, a command within limits out, at any time.
 
 A tick encodes the observation and lets the policy propose plans (`plan_start.onnx`), then refines
 a sampling distribution one fused graph at a time (`plan_step.onnx`). From the first graph on a
-valid action exists, so that the planner can stop after any iteration: with a budget it starts
-another one only if the slowest recent iteration would still fit.
+valid action exists, so that the planner can stop after any iteration. With a budget it starts
+another one only if it is expected to end in time, with fewer samples where the full number does
+not fit, and the plan says what was given up.
 """
 
 from __future__ import annotations
@@ -20,21 +21,30 @@ import numpy.typing as npt
 import onnxruntime
 
 from pruning_core.errors import BundleError, ConfigError, explain
+from pruning_core.runtime.bound import BoundGraph, session
 from pruning_core.runtime.bundle import (
     PLAN_START,
     PLAN_STEP,
+    PLAN_STEP_INT8,
+    SHORT_START,
+    SHORT_STEP,
+    SHORT_STEP_INT8,
+    WEIGHTS,
     WORLD_MODEL,
     Bundle,
     PlannerSettings,
 )
+from pruning_core.runtime.weights import read
 
 Array = npt.NDArray[np.float32]
+PRECISIONS = ('fp32', 'int8')
+HORIZON = 'pruned_controller.horizon'  # key in the metadata of a graph
 _INPUTS = {
-    PLAN_START: {'observation', 'noise'},
-    PLAN_STEP: {'latent', 'mean', 'std', 'noise', 'policy_actions', 'policy_values', 'elites'},
-    WORLD_MODEL: {'observation', 'latent', 'action'},
+    'start': {'observation', 'noise'},
+    'step': {'latent', 'mean', 'std', 'noise', 'policy_actions', 'policy_values', 'elites'},
+    'model': {'observation', 'latent', 'action'},
 }
-_FORGETTING = 0.98  # per plan; how fast the slowest iteration seen is forgotten
+_SIZES = (1.0, 0.5, 0.25, 0.125)  # shares of the samples that an iteration may be cut down to
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ class Plan:
         value: predicted discounted return of the best plan, in the plant's reward units.
         reward: predicted reward of the first decision, in the plant's reward units.
         iterations: refinements that were done.
-        samples: plans valued per refinement.
+        samples: sampled plans that were valued, in all of them together.
+        given_up_iterations: refinements of the settings for which there was no time.
+        given_up_samples: sampled plans of the settings for which there was no time.
         residual: distance between the latent that was predicted for now at the last tick and the
             one observed, relative to its size; NaN at the first tick.
         compute_s: seconds from observation to command.
@@ -59,29 +71,38 @@ class Plan:
     reward: float
     iterations: int
     samples: int
+    given_up_iterations: int
+    given_up_samples: int
     residual: float
     compute_s: float
 
 
-def session(content: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Open a graph for a control loop: fixed threads, none of them spinning between ticks.
+class Pace:
+    """How long a piece of work is expected to take: rises fast, falls slowly, forgets stalls."""
 
-    Raises:
-        BundleError: onnxruntime does not take the graph.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # onnxruntime's own classes share no public root
-        raise BundleError(
-            explain('an ONNX graph was loaded', f'onnxruntime refused it ({error})'[:500],
-                    f'a graph that onnxruntime {onnxruntime.__version__} reads',
-                    'update onnxruntime, or export the bundle again')
-        ) from error
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.expected_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Learn from one piece of work."""
+        off = seconds - self.expected_s
+        self.expected_s += off if self.expected_s == 0 else (0.5 if off > 0 else 0.05) * off
+
+    def rest(self) -> None:
+        """Forget a little, where no work was done: or one long stall would end it for good."""
+        self.expected_s *= 0.95
+
+
+@dataclass(frozen=True)
+class _Size:
+    """One size of iteration: its samples, the noise it draws, its graph and its pace."""
+
+    samples: int
+    noise: Array  # (H, N, A)
+    values: Array  # (K,)
+    graph: BoundGraph
+    pace: Pace
 
 
 class Planner:
@@ -90,10 +111,12 @@ class Planner:
     Attributes:
         manifest: of the bundle; `hash` its identity.
         settings: the planner settings in use.
+        precision: of the refinements.
     """
 
     def __init__(self, bundle: Bundle, *, seed: int = 0, samples: int = 0, iterations: int = 0,
-                 threads: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
+                 horizon: int = 0, threads: int = 1, precision: str = 'fp32',
+                 clock: Callable[[], float] = time.perf_counter) -> None:
         """Open the graphs, check their contract and allocate every buffer.
 
         Args:
@@ -101,7 +124,9 @@ class Planner:
             seed: of the sampling noise; same seed and observations, same commands.
             samples: plans per iteration; 0 takes the bundle's default.
             iterations: refinements; 0 takes the bundle's default.
+            horizon: decisions looked ahead, one of `horizons(bundle)`; 0 takes the longest.
             threads: for onnxruntime; 1 is best for pruned agents.
+            precision: 'fp32', or 'int8' where the bundle has such a graph.
             clock: seconds; for tests.
 
         Raises:
@@ -109,43 +134,78 @@ class Planner:
             ConfigError: a setting is out of range.
         """
         self.manifest, self.hash = bundle.manifest, bundle.hash
-        self.settings = _settings(bundle.manifest.planner, samples, iterations)
+        settings = _settings(bundle.manifest.planner, samples, iterations)
+        start, step = _graphs(bundle, horizon or settings.horizon, precision)
+        s = self.settings = replace(settings, horizon=horizon or settings.horizon)
+        self.precision = precision
         if threads < 1:
             raise ConfigError(explain(f'{threads} planner threads were asked for', 'less than 1',
                                       '1 or more', 'correct the parameter'))
         self._clock = clock
         self._rng = np.random.default_rng(seed)
-        self._start = session(bundle.graphs[PLAN_START], threads)
-        self._step = session(bundle.graphs[PLAN_STEP], threads)
-        self._model = session(bundle.graphs[WORLD_MODEL], 1)
-        self._check_contract(bundle)
-        s, action = self.settings, self.manifest.action
+        weights = read(bundle.graphs[WEIGHTS])
+        opened = {role: session(bundle.graphs[name], weights.get(name, {}), count)
+                  for role, name, count in (('start', start, threads), ('step', step, threads),
+                                            ('model', WORLD_MODEL, 1))}
+        self._check_contract(bundle, opened, {'start': start, 'step': step, 'model': WORLD_MODEL})
+
+        action = self.manifest.action
         o, a = len(self.manifest.observation.names), len(action.names)
+        z = next(i.shape[1] for i in opened['model'].get_inputs() if i.name == 'latent')
         self._low, self._high = np.asarray(action.low, 'f4'), np.asarray(action.high, 'f4')
         self._middle, self._half = (self._low + self._high) / 2, (self._high - self._low) / 2
         self._observation = np.zeros((1, o), 'f4')
         self._policy_noise = np.zeros((s.horizon, s.policy_samples, a), 'f4')
-        self._noise = np.zeros((s.horizon, s.samples, a), 'f4')
-        self._mean = np.zeros((s.horizon, a), 'f4')
-        self._wide = np.full((s.horizon, a), s.max_std, 'f4')
-        self._elites = np.asarray([s.elites], np.int64)
-        self._predicted: Array | None = None
-        self._slowest_s = 0.0
+        self._latent = np.zeros((1, z), 'f4')
+        self._policy_actions = np.zeros((s.horizon, s.policy_samples, a), 'f4')
+        self._policy_values = np.zeros(s.policy_samples, 'f4')
+        self._mean, self._next_mean = (np.zeros((s.horizon, a), 'f4') for _ in range(2))
+        self._std, self._next_std = (np.zeros((s.horizon, a), 'f4') for _ in range(2))
+        self._action, self._reward = np.zeros((1, a), 'f4'), np.zeros((1, 1), 'f4')
+        self._predicted = np.zeros((1, z), 'f4')
+        self._has_predicted = False
+        self._start = BoundGraph(
+            opened['start'], {'observation': self._observation, 'noise': self._policy_noise},
+            {'latent': self._latent, 'policy_actions': self._policy_actions,
+             'policy_values': self._policy_values})
+        self._model = BoundGraph(
+            opened['model'],
+            {'observation': self._observation, 'latent': self._latent, 'action': self._action},
+            {'next_latent': self._predicted, 'reward': self._reward})
+        counts = sorted({max(1, round(share * s.samples)) for share in _SIZES}, reverse=True)
+        self._sizes = [self._bound(opened['step'], count) for count in counts]
+        self._last = Pace()  # from the last iteration to the command
 
-    def _check_contract(self, bundle: Bundle) -> None:
+    def _bound(self, step: onnxruntime.InferenceSession, samples: int) -> _Size:
+        """Bind an iteration of so many samples; elites keep their share."""
+        s = self.settings
+        elites = min(max(1, round(s.elites * samples / s.samples)), samples + s.policy_samples)
+        noise = np.zeros((s.horizon, samples, len(self._low)), 'f4')
+        values = np.zeros(elites, 'f4')
+        graph = BoundGraph(
+            step,
+            {'latent': self._latent, 'mean': self._mean, 'std': self._std, 'noise': noise,
+             'policy_actions': self._policy_actions, 'policy_values': self._policy_values,
+             'elites': np.asarray([elites], np.int64)},
+            {'next_mean': self._next_mean, 'next_std': self._next_std, 'elite_values': values})
+        return _Size(samples, noise, values, graph, Pace())
+
+    def _check_contract(self, bundle: Bundle, opened: dict[str, onnxruntime.InferenceSession],
+                        names: dict[str, str]) -> None:
         """Compare the inputs and the metadata of the graphs with the manifest."""
         m = bundle.manifest
-        expected = contract(m.period_s, len(m.observation.names), len(m.action.names),
-                            m.planner.horizon)
-        opened = {PLAN_START: self._start, PLAN_STEP: self._step, WORLD_MODEL: self._model}
-        for name, graph in opened.items():
+        for role, graph in opened.items():
+            name = names[role]
             inputs = {i.name for i in graph.get_inputs()}
-            if inputs != _INPUTS[name]:
+            if inputs != _INPUTS[role]:
                 raise BundleError(
                     explain(f'{name} of bundle {bundle.hash[:16]} was loaded',
                             f'its inputs are {", ".join(sorted(inputs))}',
-                            ', '.join(sorted(_INPUTS[name])), 'export the bundle again')
+                            ', '.join(sorted(_INPUTS[role])), 'export the bundle again')
                 )
+            expected = contract(
+                m.period_s, len(m.observation.names), len(m.action.names),
+                m.planner.horizon if role == 'model' else self.settings.horizon)
             found = graph.get_modelmeta().custom_metadata_map
             wrong = {k: (found.get(k), v) for k, v in expected.items() if found.get(k) != v}
             if wrong:
@@ -156,10 +216,16 @@ class Planner:
                             'export the bundle again')
                 )
 
-    def reset(self) -> None:
-        """Forget the last plan, as when the plant was moved by hand."""
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the last plan, as when the plant was moved by hand.
+
+        Args:
+            seed: starts the noise again, too, as at the beginning of an episode.
+        """
         self._mean[:] = 0
-        self._predicted = None
+        self._has_predicted = False
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
 
     def plan(self, observation: npt.ArrayLike, budget_s: float | None = None) -> Plan:
         """Plan one decision.
@@ -176,50 +242,102 @@ class Planner:
         s = self.settings
         self._observation[0] = self._checked(observation)
         self._rng.standard_normal(dtype=np.float32, out=self._policy_noise)
-        self._policy_noise *= self.manifest.planner.policy_noise
+        self._policy_noise *= s.policy_noise
         self._policy_noise[:, 0] = 0  # plan 0 is the policy itself
-        latent, policy_actions, policy_values = self._start.run(
-            None, {'observation': self._observation, 'noise': self._policy_noise})
-        mean, std = self._shifted(), self._wide
-        value, done = float(policy_values[0]), 0
+        self._start.run()
+        gap = self._surprise()
+        self._mean[:-1] = self._mean[1:]  # the last plan, moved on by one decision
+        self._mean[-1] = 0
+        self._std[:] = s.max_std
+        value, done, samples = float(self._policy_values[0]), 0, 0
         now = self._clock()
         while done < s.iterations:
-            if budget_s is not None and now - began + self._slowest_s > budget_s:
-                break
-            self._rng.standard_normal(dtype=np.float32, out=self._noise)
-            mean, std, _, values = self._step.run(None, {
-                'latent': latent, 'mean': mean, 'std': std, 'noise': self._noise,
-                'policy_actions': policy_actions, 'policy_values': policy_values,
-                'elites': self._elites})
-            value = float(values[0])
+            size = self._sizes[0]
+            if budget_s is not None:
+                left = budget_s - (now - began) - self._last.expected_s
+                fits = next((x for x in self._sizes if self._expected(x) <= left), None)
+                if fits is None:
+                    break
+                size = fits
+            self._rng.standard_normal(dtype=np.float32, out=size.noise)
+            size.graph.run()
+            self._mean[:], self._std[:] = self._next_mean, self._next_std
+            value = float(size.values[0])
             done += 1
+            samples += size.samples
             before, now = now, self._clock()
-            self._slowest_s = max(now - before, self._slowest_s * _FORGETTING)
+            size.pace.observe(now - before)
         if done == 0:
-            mean = policy_actions[:, 0]
-            self._slowest_s *= _FORGETTING  # or one long stall would end planning for good
+            self._mean[:] = self._policy_actions[:, 0]
+            for size in self._sizes:
+                size.pace.rest()
         # One plan that is not finite must not spoil all later ones through the warm start.
-        self._mean = mean if np.isfinite(mean).all() else np.zeros_like(mean)
-        action = np.clip(mean[0], -1, 1)
-        encoded, predicted, reward = self._model.run(
-            ['encoded', 'next_latent', 'reward'],
-            {'observation': self._observation, 'latent': latent, 'action': action[None]})
-        residual = math.nan
-        if self._predicted is not None:
-            gap = float(np.linalg.norm(encoded - self._predicted))
-            residual = gap / max(float(np.linalg.norm(encoded)), 1e-9)
-        self._predicted = predicted
+        np.clip(self._mean[0], -1, 1, out=self._action[0])
+        if not np.isfinite(self._mean).all():
+            self._mean[:] = 0
+        command = self._physical(self._action[0])
+        self._model.run()
+        self._has_predicted = True
+        after = self._clock()
+        self._last.observe(after - now)
         scale = self.manifest.reward_scale
-        return Plan(self._physical(action), self._physical(policy_actions[0, 0]), value / scale,
-                    float(reward[0, 0]) / scale, done, s.samples, residual, self._clock() - began)
+        return Plan(command, self._physical(self._policy_actions[0, 0]), value / scale,
+                    float(self._reward[0, 0]) / scale, done, samples, s.iterations - done,
+                    s.iterations * s.samples - samples, gap, after - began)
+
+    @property
+    def mean(self) -> Array:
+        """(H, A) the last plan, in [-1, 1]; changed by the next one."""
+        return self._mean
+
+    @property
+    def latent(self) -> Array:
+        """(1, Z) the latent of the last observation; changed by the next one."""
+        return self._latent
+
+    def value_of(self, latent: Array, actions: Array) -> float:
+        """Discounted return of a plan by the bundle's model, in the plant's reward units.
+
+        The last plan is forgotten.
+
+        Args:
+            latent: (1, Z) where it starts.
+            actions: (H, A) in [-1, 1].
+        """
+        size = self._sizes[-1]
+        self._policy_values[:] = -np.inf  # so that the sampled plan is the best one
+        self._latent[:], self._mean[:], self._std[:], size.noise[:] = latent, actions, 0, 0
+        size.graph.run()
+        self.reset()
+        return float(size.values[0]) / self.manifest.reward_scale
+
+    def _expected(self, size: _Size) -> float:
+        """Seconds of an iteration; one that was never done takes as long as the next larger."""
+        larger = self._sizes[:self._sizes.index(size) + 1]
+        return next((x.pace.expected_s for x in reversed(larger) if x.pace.expected_s), 0.0)
+
+    def _surprise(self) -> float:
+        """Distance between the latent foreseen for now and the one met, relative to its size."""
+        if not self._has_predicted:
+            return math.nan
+        gap = float(np.linalg.norm(self._latent - self._predicted))
+        return gap / max(float(np.linalg.norm(self._latent)), 1e-9)
 
     def warm_up(self, plans: int = 3) -> float:
-        """Plan a few times on the middle observation; returns the slowest, in seconds."""
+        """Plan a few times on the middle observation; returns the slowest, in seconds.
+
+        Every size of iteration is run, so that a budget is kept from the first tick on.
+        """
         signal = self.manifest.observation
         middle = [(lo + hi) / 2 if math.isfinite(lo) and math.isfinite(hi) else 0.0
                   for lo, hi in zip(signal.low, signal.high, strict=True)]
         state = self._rng.bit_generator.state
         slowest = max(self.plan(middle).compute_s for _ in range(plans))
+        for size in self._sizes[1:]:
+            for _ in range(plans):
+                before = self._clock()
+                size.graph.run()
+                size.pace.observe(self._clock() - before)
         self._rng.bit_generator.state = state
         self.reset()
         return slowest
@@ -234,15 +352,44 @@ class Planner:
             )
         return values
 
-    def _shifted(self) -> Array:
-        """The last plan, moved on by one decision."""
-        mean = np.zeros_like(self._mean)
-        mean[:-1] = self._mean[1:]
-        return mean
-
     def _physical(self, action: Array) -> Array:
         command: Array = np.clip(self._middle + self._half * action, self._low, self._high)
         return command
+
+
+def short_horizon(horizon: int) -> int:
+    """Decisions that the short variants of the graphs look ahead: half of them, rounded up."""
+    return (horizon + 1) // 2
+
+
+def horizons(bundle: Bundle) -> tuple[int, ...]:
+    """The horizons that a bundle has graphs for, the longest first."""
+    longest = bundle.manifest.planner.horizon
+    return (longest, short_horizon(longest)) if SHORT_STEP in bundle.graphs else (longest,)
+
+
+def precisions(bundle: Bundle) -> tuple[str, ...]:
+    """The precisions that a bundle has graphs for."""
+    return PRECISIONS if PLAN_STEP_INT8 in bundle.graphs else PRECISIONS[:1]
+
+
+def _graphs(bundle: Bundle, horizon: int, precision: str) -> tuple[str, str]:
+    """Names of the first graph and of an iteration's."""
+    if horizon not in horizons(bundle):
+        raise ConfigError(
+            explain(f'a horizon of {horizon} was asked for', f'bundle {bundle.hash[:16]} has no '
+                    'graph of it', ', '.join(str(h) for h in horizons(bundle)),
+                    'choose one of these, or export with another planner.horizon')
+        )
+    if precision not in precisions(bundle):
+        raise ConfigError(
+            explain(f"precision '{precision}' was asked for", f'bundle {bundle.hash[:16]} has no '
+                    'graph of it', ', '.join(precisions(bundle)), 'choose one of these')
+        )
+    whole, exact = horizon == bundle.manifest.planner.horizon, precision == 'fp32'
+    if whole:
+        return PLAN_START, PLAN_STEP if exact else PLAN_STEP_INT8
+    return SHORT_START, SHORT_STEP if exact else SHORT_STEP_INT8
 
 
 def _settings(defaults: PlannerSettings, samples: int, iterations: int) -> PlannerSettings:
@@ -266,6 +413,4 @@ def contract(period_s: float, observations: int, actions: int, horizon: int) -> 
     return {'pruned_controller.period_s': repr(float(period_s)),
             'pruned_controller.observations': str(observations),
             'pruned_controller.actions': str(actions),
-            'pruned_controller.horizon': str(horizon)}
-
-
+            HORIZON: str(horizon)}

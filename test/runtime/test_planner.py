@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from pruning_core.errors import BundleError, ConfigError, PruningError
 from pruning_core.export import export
 from pruning_core.planner import TorchPlanner, plan_start
+from pruning_core.runtime.bound import session
 from pruning_core.runtime.bundle import PLAN_START, PLAN_STEP, WORLD_MODEL
-from pruning_core.runtime.planner import Planner, session
+from pruning_core.runtime.planner import Planner
 
 GOOD = [1.0, 0.0, 0.0]
 SMALL = {'latent': 6, 'encoder_hidden': 16, 'hidden': 16}
@@ -222,7 +223,8 @@ def test_budget_of_samples_keeps_the_shares(bundle, samples, iterations, found):
     planner = Planner(bundle, samples=samples, iterations=iterations)
     s, plan = planner.settings, planner.plan(GOOD)
     assert (s.samples, s.iterations, s.elites, s.policy_samples) == found
-    assert (plan.samples, plan.iterations) == found[:2]
+    assert (plan.samples, plan.iterations) == (found[0] * found[1], found[1])
+    assert (plan.given_up_samples, plan.given_up_iterations) == (0, 0)
 
 
 @example(2, 5, 7, 1)
@@ -279,7 +281,7 @@ def test_graph_that_onnxruntime_cannot_read_is_refused(bundle, name, content):
 
 def test_refusal_of_a_graph_has_four_parts():
     with pytest.raises(BundleError, match='was loaded: onnxruntime refused.*; allowed: .*; .*'):
-        session(b'no graph')
+        session(b'no graph', {})
 
 
 @pytest.mark.parametrize(('key', 'value'), [
