@@ -26,6 +26,7 @@ FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('
 SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
 ALLOCATIONS = ('uniform', 'global')
 COUPLINGS = ('own', 'min', 'protect')
+MEMBERS = ('representative', 'score')
 
 
 def _require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -308,6 +309,11 @@ class PruningConfig:
     score: str = 'combined'
     # 'uniform' removes the same share of every group; 'global' ranks all units together.
     allocation: str = 'uniform'
+    # Which units of a group stay, once its width is settled: those that, weighted by importance,
+    # 'representative'ly explain most of what the next layers receive, or those of highest 'score'.
+    members: str = 'representative'
+    # Ridge of the closed-form refit of the weights behind a cut; 0 = no refit.
+    compensation: float = 1e-3
     # How much coupling groups (the latent) give: what their 'own' scores say, the 'min' of the
     # shares that their owners give, or nothing ('protect').
     coupling: str = 'own'
@@ -352,7 +358,9 @@ class PruningConfig:
         _require(math.isfinite(self.sparsity) and 0 <= self.sparsity < 1, 'pruning.sparsity',
                  self.sparsity, 'a share of the parameters from 0 to below 1')
         _require_known('pruning', self, score=SCORES, allocation=ALLOCATIONS,
-                       coupling=COUPLINGS)
+                       coupling=COUPLINGS, members=MEMBERS)
+        _require(math.isfinite(self.compensation) and self.compensation >= 0,
+                 'pruning.compensation', self.compensation, '0 or more')
         _require(0 <= self.coupling_share <= 1, 'pruning.coupling_share', self.coupling_share,
                  'from 0 to 1')
         _require(self.seed >= 0, 'pruning.seed', self.seed, '0 or more')
@@ -521,8 +529,7 @@ def dump(config: Config, path: str | Path) -> None:
 
 
 __all__ = [
-    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
-    'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'SparsityConfig',
-    'TrainingConfig',
-    'dump', 'from_dict', 'load', 'override', 'to_dict',
+    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'MEMBERS', 'SCORES', 'AgentConfig', 'Config',
+    'EnvConfig', 'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig',
+    'SparsityConfig', 'TrainingConfig', 'dump', 'from_dict', 'load', 'override', 'to_dict',
 ]

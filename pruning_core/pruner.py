@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""Score -> select -> cut -> recover -> gate: a dense agent in, a smaller one and its bundle out.
+"""Score -> select -> cut -> refit -> recover -> gate: a dense agent in, its small bundle out.
 
 The result appears whole or not at all: everything is written into a temporary folder beside the
 target and renamed at the end. An agent that fails a gate is kept in the run folder, with its
@@ -14,7 +14,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pruning_core import config as configuration
 from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import Run
+from pruning_core.compensation import Refit, compensate_agent
 from pruning_core.config import PlannerConfig, PruningConfig
 from pruning_core.env import describe, make_raw
 from pruning_core.errors import AgentError, GateError, explain
@@ -46,7 +47,9 @@ from pruning_core.runtime.planner import Planner
 from pruning_core.selection import Limits, select
 from pruning_core.stability import candidate
 from pruning_core.stability_loss import StabilityScores, mix, stability_scores
+from pruning_core.subset import representatives
 from pruning_core.surgery import apply
+from pruning_core.visits import Visits, visit
 
 BUNDLE, PLAN = 'bundle', 'plan.json'
 _LATENCY_PLANS = 200  # the 99 % quantile is then the third slowest
@@ -126,10 +129,23 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
     if settings.stability_weight > 0:
         scores = mix(scores, stability_scores_of(run, settings, progress).units,
                      settings.stability_weight)
-    return select(graph.groups, scores, Parameters(settings.sparsity),
+    plan = select(graph.groups, scores, Parameters(settings.sparsity),
                   Limits(settings.floor, settings.multiple, settings.coupling,
                          settings.coupling_share),
                   allocation=settings.allocation, score=settings.score)
+    visits = _visits(run, settings)
+    if settings.members == 'representative' and visits is not None:
+        plan = representatives(graph.groups, dict(run.agent.components.items()), plan, visits,
+                               scores)
+    return plan
+
+
+def _visits(run: Run, settings: PruningConfig) -> Visits | None:
+    """Situations to fit to; None where there is no replay to start from."""
+    if run.replay is None:
+        return None
+    return visit(dict(run.agent.components.items()), run.replay,
+                 np.random.default_rng(settings.seed))
 
 
 def stability_scores_of(run: Run, settings: PruningConfig, progress: Progress = silent
@@ -162,10 +178,12 @@ class Shrunk:
     Attributes:
         difference: between the cut agent and the masked one.
         importance: gathered in recovery.
+        refits: error of each layer's outputs before and after the closed-form refit.
     """
 
     difference: float
     importance: ImportanceTracker
+    refits: tuple[Refit, ...] = ()
 
 
 def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = silent) -> Shrunk:
@@ -177,8 +195,13 @@ def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = s
     agent = run.agent
     progress('cut', 0, 1)
     teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
+    visits = _visits(run, settings) if settings.compensation > 0 else None
+    dense = copy.deepcopy(dict(agent.components.items())) if visits is not None else {}
     agent.restart_optimizers(settings.recovery_learning_rate)
     difference = cut(agent, plan)
+    refits: Sequence[Refit] = ()
+    if visits is not None:
+        refits = compensate_agent(dense, agent, plan, visits, settings.compensation)
     progress('cut', 1, 1, parameters=float(count_parameters(agent.components)))
     importance = ImportanceTracker(
         agent.graph(), dict(agent.components.items()), run.config.importance)
@@ -187,7 +210,7 @@ def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = s
                 learning_rate=settings.recovery_learning_rate, distillation=settings.distillation,
                 rng=np.random.default_rng(settings.seed), importance=importance,
                 progress=progress)
-    return Shrunk(difference, importance)
+    return Shrunk(difference, importance, tuple(refits))
 
 
 def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None = None,
@@ -288,6 +311,7 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
         'parent': parent, 'dense': dense, 'gates': gates, 'failed': failed})
     metrics = JsonlWriter(folder / files.METRICS)
     metrics.write({'event': 'pruned', 'achieved': plan.achieved, 'gates': gates,
+                   'refits': [refit._asdict() for refit in shrunk.refits],
                    'failed': list(failed), 'seconds': round(time.perf_counter() - began, 2)})
     metrics.close()
     if failed:

@@ -85,7 +85,7 @@ def test_reproducible(pruned, trained):
 def test_the_score_decides_which_units_go(pruned, run, score):
     graph = run.agent.graph()
     scores = scores_of(run, graph, score, seed=0)
-    plan = pruned(score=score).plan
+    plan = pruned(score=score, members='score').plan
     assert plan.score == score
     for name, units in plan.removed.items():
         order = np.argsort(np.where(np.isnan(scores[name]), np.inf, scores[name]), kind='stable')
