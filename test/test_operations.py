@@ -299,7 +299,7 @@ def test_operations_that_freeze(name):
 
 
 def test_scripted_modules_are_seen_below_python():
-    """TorchScript calls no Python function; its operations are met where they reach the tensors."""
+    """TorchScript calls no Python function; its operations are met where they reach tensors."""
     with pytest.warns(DeprecationWarning):
         scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
     net, run = between(lambda z, n: n['m'](z), m=scripted)
@@ -553,7 +553,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width, heads):
         super().__init__()
-        self.qkv, self.out, self.heads = nn.Linear(width, 3 * width), nn.Linear(width, width), heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads = heads
 
     def forward(self, x):
         b, t, d = x.shape
