@@ -31,7 +31,7 @@ from pruning_core import operations, units
 from pruning_core.errors import GroupError, explain
 from pruning_core.groups import TensorFacts, UnitGraph
 from pruning_core.operations.calls import tensors_in
-from pruning_core.operations.widths import Gone, Ids
+from pruning_core.operations.widths import Copies, Ids
 
 Axes = tuple[Ids | None, ...]  # channel ids along each axis; None where it is not made of channels
 Components = Mapping[str, nn.Module]
@@ -46,7 +46,7 @@ class Check(NamedTuple):
     """A condition on what may be cut, put when everything is known."""
 
     ids: Ids  # the channels that it is about
-    holds: Callable[[Gone], bool]
+    holds: Callable[[Copies], bool]
     reason: str
 
 
@@ -167,7 +167,7 @@ class Tracer(TorchFunctionMode):
         """Axes of a known tensor that is only looked at."""
         return self._axes[id(tensor)]
 
-    def check(self, ids: Ids, holds: Callable[[Gone], bool], reason: str) -> None:
+    def check(self, ids: Ids, holds: Callable[[Copies], bool], reason: str) -> None:
         """Put a condition on what may be cut of these channels."""
         self.checks.append(Check(ids, holds, reason))
 

@@ -72,19 +72,26 @@ def graph(tracer: Tracer, order: Sequence[str]) -> UnitGraph:
         concerned[unit_of[check.ids]] = True
         met = [units for units in free if concerned[units].any() and why[units[0]] < 0]
         for units in met:
-            if not all(check.holds(np.isin(unit_of, gone)) for gone in _trials(units)):
+            if not all(check.holds(_without(unit_of, gone)) for gone in _trials(units)):
                 freeze(units, check.reason)
         met = [units for units in met if why[units[0]] < 0]
         if len(met) > 1 and not check.holds(
-                np.isin(unit_of, np.concatenate([units[:len(units) // 2] for units in met]))):
+                _without(unit_of, np.concatenate([units[:len(units) // 2] for units in met]))):
             freeze(np.concatenate(met), check.reason)
     return UnitGraph(_named(slots, why, reasons, tracer.tensors, order), dict(tracer.tensors))
 
 
 def _trials(units: _Array) -> list[_Array]:
-    """Subsets of a group that conditions are tried on."""
-    half = max(1, len(units) // 2)
-    return [units[:1], units[-1:], units[:half], units[::2], units[1:], units[:-1]]
+    """Subsets of a group that conditions are tried on; the last unit of a group never goes."""
+    half = len(units) // 2
+    return [units[:1], units[-1:], units[:half], units[::2], units[1:], units[:-1]] if half else []
+
+
+def _without(unit_of: _Array, gone: _Array) -> _Array:
+    """Copies of each channel once some units are gone."""
+    left = np.ones(len(unit_of), np.int64)
+    left[gone] = 0
+    return left[unit_of]
 
 
 class _Slots:

@@ -14,9 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pruning_core.budgets import Parameters
+from pruning_core.budgets import Macs, Milliseconds, Parameters
 from pruning_core.channels import trace
-from pruning_core.config import ALLOCATIONS
+from pruning_core.config import ALLOCATIONS, COUPLINGS
 from pruning_core.errors import GroupError
 from pruning_core.groups import Costs
 from pruning_core.plans import Plan
@@ -25,7 +25,9 @@ from pruning_core.selection import Limits, select
 FREE = Limits(floor=1, multiple=1)
 limits = st.builds(Limits, floor=st.integers(1, 12), multiple=st.integers(1, 8),
                    coupling_share=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
-                   protect=st.sampled_from([(), ('latent',), ('q1.hidden1', 'encoder.hidden1')]))
+                   protect=st.sampled_from([(), ('latent',), ('q1.hidden1', 'encoder.hidden1')]),
+                   coupling=st.sampled_from(COUPLINGS),
+                   caps=st.dictionaries(st.sampled_from(['encoder', 'q1']), st.floats(0, 1)))
 sparsities = st.floats(0, 0.99)
 quick = settings(deadline=None, max_examples=60)
 
@@ -80,8 +82,14 @@ def test_what_every_plan_respects(graph, sparsity, limits, allocation, seed):
         assert len(kept) >= min(limits.floor, group.size)
         if units and group.size >= limits.multiple:
             assert len(kept) % limits.multiple == 0, group.name
-        if group.name in limits.protect or group.kind == 'coupling' and not limits.coupling_share:
+        if group.name in limits.protect or group.kind == 'coupling' and (
+                not limits.coupling_share or limits.coupling == 'protect'):
             assert not units, group.name
+    costs = Costs(graph.groups)
+    for component, cap in limits.caps.items():
+        gone = 1 - costs.parameters(removed_counts(plan), component) / costs.parameters(
+            {}, component)
+        assert gone <= cap, component
     left = Costs(graph.groups).parameters(removed_counts(plan))
     assert plan.parameters_left == left
     assert plan.achieved == 1 - left / plan.parameters
@@ -119,7 +127,8 @@ def test_more_sparsity_removes_a_superset(graph, one, other, limits, allocation,
 @given(sparsities, limits, st.integers(0, 9))
 def test_no_more_is_removed_than_needed(graph, sparsity, limits, seed):
     """Uniform: among many levels, tried one by one, none that meets the budget keeps more."""
-    limits = dataclasses.replace(limits, floor=limits.multiple, coupling_share=1.0)
+    limits = dataclasses.replace(limits, floor=limits.multiple, coupling_share=1.0,
+                                 coupling='own', caps={})
     plan = choose(graph, scores_for(graph, seed), sparsity, limits, strict=False)
     assume(plan.achieved >= sparsity)
 
@@ -228,18 +237,113 @@ def without(scores, name):
     (lambda g, s: choose(g, without(s, 'latent'), 0.1), ["group 'latent'", '0 of 10']),
     (lambda g, s: choose(g, {**s, 'latent': np.ones(9)}, 0.1), ['9 of 10']),
     (lambda g, s: choose(g, s, 0.1, allocation='unifrom'), ['unifrom', 'uniform']),
-], ids=['one', 'negative', 'nan', 'too much', 'protected', 'missing', 'short', 'allocation'])
+    (lambda g, s: choose(g, s, 0.1, Limits(protect=('latnet',))), ["did you mean 'latent'?"]),
+    (lambda g, s: choose(g, s, 0.1, Limits(caps={'encodr': 1})), ["did you mean 'encoder'?"]),
+    (lambda g, s: choose(g, s, 0.9, Limits(1, 1, caps={'q1': 0.2})), ['higher caps (q1 0.2)']),
+    (lambda g, s: choose(g, s, 0.1, Limits(coupling='max')), ["'max'", 'own, min, protect']),
+    (lambda g, s: choose(g, s, 0.1, Limits(caps={'q1': 1.2})), ['caps of q1', 'from 0 to 1']),
+    (lambda g, s: choose(g, s, 0.1, Limits(multiple=0)), ['multiple', '1 or more']),
+    (lambda g, s: choose(g, s, 0.1, Limits(floor=-1)), ['floor', '0 or more']),
+    (lambda g, s: select(g.groups, s, Macs(1.0)), ['share of 1.0 of the macs']),
+    (lambda g, s: select(g.groups, s, Macs(0.99)), ['removing 99.0% of the macs']),
+    (lambda g, s: select(g.groups, s, Milliseconds(0, lambda k: 1)), ['0 ms', 'above 0']),
+    (lambda g, s: select(g.groups, s, Milliseconds(1, lambda k: 1)),
+     ['a decision within 1 ms', '1000 ms is what the limits leave room for']),
+    (lambda g, s: select(g.groups, s, Milliseconds(1, lambda k: float('nan'))),
+     ["{'encoder.hidden1': 20, 'latent': 10", 'nan s', 'correct the predictor']),
+], ids=['one', 'negative', 'nan', 'too much', 'protected', 'missing', 'short', 'allocation',
+        'group', 'component', 'capped', 'rule', 'cap', 'multiple', 'floor', 'macs range', 'macs',
+        'no time', 'too slow', 'predictor'])
 def test_what_cannot_be_done_is_refused(graph, call, said, four_parts):
     with pytest.raises(GroupError) as error:
         call(graph, scores_for(graph))
     four_parts(error, *said)
 
 
+def layer_macs(encoder, latent, one, two, uses=(1, 1)):
+    """Multiply-accumulates written out, with so many units left."""
+    return (uses[0] * (3 * encoder + encoder * latent)
+            + uses[1] * (latent * one + one * two + two))
+
+
+@pytest.mark.parametrize('uses', [{}, {'encoder': 1, 'q1': 50}, {'encoder': 1000}])
+def test_a_budget_in_macs(graph, uses):
+    """Counted layer by layer, weighted by how often each component runs."""
+    weights = uses.get('encoder', 1), uses.get('q1', 1)
+    assert graph.macs == layer_macs(20, 10, 24, 24)
+    budget = Macs(0.6, uses)
+    plan = select(graph.groups, scores_for(graph), budget, FREE)
+    left = layer_macs(*(len(plan.kept(n)) for n in plan.sizes), weights)
+    full = layer_macs(20, 10, 24, 24, weights)
+    assert plan.achieved == pytest.approx(1 - left / full) and plan.achieved >= 0.6
+    assert (plan.budget, plan.requested) == ('macs', 0.6)
+    assert plan.macs_left == layer_macs(*(len(plan.kept(n)) for n in plan.sizes))
+
+
+def test_a_budget_in_milliseconds(graph):
+    """The predictor is asked with the units that each group keeps; the slowest plan that fits."""
+    asked = []
+
+    def predict(kept):
+        asked.append(dict(kept))
+        return 1e-3 + 1e-5 * sum(kept.values())
+
+    plan = select(graph.groups, scores_for(graph), Milliseconds(1.5, predict), FREE)
+    kept = {n: len(plan.kept(n)) for n in plan.sizes}
+    assert plan.budget == 'milliseconds' and plan.requested == 1.5
+    assert plan.achieved == pytest.approx(1e3 * predict(kept)) and plan.achieved <= 1.5
+    assert 46 <= sum(kept.values()) <= 50  # one level of uniform removal moves several groups
+    assert asked[0] == {g.name: g.size for g in graph.free}
+    whole = select(graph.groups, scores_for(graph), Milliseconds(2.0, predict), FREE)
+    assert not any(whole.removed.values())
+    loose = select(graph.groups, scores_for(graph), Milliseconds(0.5, predict), FREE, strict=False)
+    assert loose.achieved > 0.5 and all(len(loose.kept(n)) == 1 for n in loose.sizes)
+
+
+def test_coupling_rules(graph):
+    """Global: half of the latent's units are worth little, the encoder's are all alike."""
+    scores = {g.name: np.linspace(0.9, 1.1, g.size) for g in graph.free}
+    scores['latent'][:5] = 1e-6
+    scores['q1.hidden1'][:20] = 1e-6
+
+    def cut(rule):
+        plan = choose(graph, scores, 0.75, dataclasses.replace(FREE, coupling=rule),
+                      allocation='global')
+        return removed_counts(plan), dict(plan.skipped)
+
+    (own, _), (least, why), (none, protected) = cut('own'), cut('min'), cut('protect')
+    assert own['latent'] >= 5 and none['latent'] == 0
+    assert protected['latent'] == 'coupling groups are protected'
+    # The encoder gives a smaller share than q1, the other owner.
+    assert least['latent'] == round(10 * least['encoder.hidden1'] / 20) < 5
+    assert least['latent'] < 10 * (least['q1.hidden1'] + least['q1.hidden2']) / 48
+    assert 'rule min' in why['latent']
+
+
+def test_caps_hold_exactly_and_the_others_make_up_for_it(graph):
+    free = choose(graph, scores_for(graph), 0.5, FREE)
+    capped = choose(graph, scores_for(graph), 0.5,
+                    dataclasses.replace(FREE, caps={'encoder': 0.1}))
+    costs = Costs(graph.groups)
+
+    def lost(plan, component):
+        return 1 - costs.parameters(removed_counts(plan), component) / costs.parameters(
+            {}, component)
+
+    assert lost(free, 'encoder') > 0.4 and 0 < lost(capped, 'encoder') <= 0.1
+    assert lost(capped, 'q1') > lost(free, 'q1') and capped.achieved >= 0.5
+    assert 'cap 0.1 of encoder' in dict(capped.skipped)['encoder.hidden1']
+    assert 'cap 0.1 of encoder' in dict(capped.skipped)['latent']
+
+
 @pytest.mark.parametrize('change', [
     lambda v: v.pop('removed'), lambda v: v.pop('sizes'), lambda v: v.update(extra=1),
     lambda v: v.update(removed=[1, 2]), lambda v: v.update(removed={'latent': ['x']}),
     lambda v: v.update(skipped=[['latent']]), lambda v: v.update(skipped=None),
-], ids=['removed', 'sizes', 'unknown', 'list', 'text', 'half', 'none'])
+    lambda v: v.update(schema=1), lambda v: v.update(slices={'no.weight': {'0': [1]}}),
+    lambda v: v.update(removed={'no': [1]}), lambda v: v['shapes'].update({'q1.0.bias': 3}),
+], ids=['removed', 'sizes', 'unknown', 'list', 'text', 'half', 'none', 'schema', 'slices', 'group',
+        'shape'])
 def test_broken_plans_are_refused(graph, change, four_parts):
     values = json.loads(json.dumps(choose(graph, scores_for(graph), 0.5).to_json()))
     change(values)

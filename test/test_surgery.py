@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from pruning_core.channels import trace
 from pruning_core.errors import GroupError
 from pruning_core.plans import Plan
 from pruning_core.selection import Limits, select
-from pruning_core.surgery import apply, verify
+from pruning_core.surgery import apply, rebuild, save, verify
 
 FREE = Limits(floor=1, multiple=1)
 TARGETS = ('encoder', 'q1', 'q2')
@@ -292,3 +293,251 @@ def test_verify_tells_a_wrong_cut(make_agent, four_parts):
         after['encoder'][2].weight.fill_(torch.nan)
     with pytest.raises(GroupError, match='nan'):
         verify(before, after, plan, run)
+
+
+def small(drop=()):
+    """a: 3 -> 8, b: 8 -> 2 with a LayerNorm between; `drop` leaves channels out."""
+    generator = torch.Generator().manual_seed(5)
+    full = {'a.weight': (8, 3), 'a.bias': (8,), 'n.weight': (8,), 'n.bias': (8,),
+            'b.weight': (2, 8), 'b.bias': (2,)}
+    axis = {'a.weight': 0, 'a.bias': 0, 'n.weight': 0, 'n.bias': 0, 'b.weight': 1}
+    kept = torch.tensor([i for i in range(8) if i not in drop])
+    width = len(kept)
+    net = {'a': nn.Linear(3, width), 'n': nn.LayerNorm(width), 'b': nn.Linear(width, 2)}
+    with torch.no_grad():
+        for name, shape in full.items():
+            value = torch.randn(shape, generator=generator)
+            component, attribute = name.split('.')
+            if name in axis:
+                value = value.index_select(axis[name], kept)
+            getattr(net[component], attribute).copy_(value)
+    return net, kept, axis
+
+
+def forward(net, x):
+    return net['b'](torch.tanh(net['n'](net['a'](x))))
+
+
+OPTIMISERS = {
+    'adam': lambda p: torch.optim.Adam(p, lr=0.1),
+    'adam fused': lambda p: torch.optim.Adam(p, lr=0.1, fused=True),
+    'adamw amsgrad': lambda p: torch.optim.AdamW(p, lr=0.1, amsgrad=True, weight_decay=0.1),
+    'sgd momentum': lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    'sgd': lambda p: torch.optim.SGD(p, lr=0.1),
+    'rmsprop': lambda p: torch.optim.RMSprop(p, lr=0.1, centered=True, momentum=0.9),
+    'nadam': lambda p: torch.optim.NAdam(p, lr=0.1),
+    'adagrad': lambda p: torch.optim.Adagrad(p, lr=0.1),
+}
+
+
+def parameters(net):
+    return [p for m in net.values() for p in m.parameters()]
+
+
+@pytest.mark.parametrize('name', OPTIMISERS)
+def test_the_next_step_is_that_of_a_model_built_small(name):
+    """Cut in the middle of training = a small model with the same weights, gradients and state."""
+    net, _, _ = small()
+    optimizer = OPTIMISERS[name](parameters(net))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        forward(net, torch.randn(16, 3, generator=generator)).square().mean().backward()
+        optimizer.step()
+    probe = torch.randn(16, 3, generator=generator)
+    pending = forward(net, probe).square().mean()  # its graph holds the old tensors
+    graph = trace(net, lambda: [forward(net, probe)])
+    drop = (1, 6)
+    plan = Plan.removing(graph.groups, {'latent': drop})
+
+    built, kept, axis = small(drop)
+    other = OPTIMISERS[name](parameters(built))
+    index = {id(p): i for i, p in enumerate(parameters(net))}
+    names = [f'{c}.{n}' for c, m in net.items() for n, _ in m.named_parameters()]
+    state = {}
+    with torch.no_grad():
+        for old, new, full in zip(parameters(net), parameters(built), names, strict=True):
+            def cut(t, full=full):
+                return t.index_select(axis[full], kept) if full in axis else t.clone()
+
+            new.copy_(cut(old))
+            new.grad = cut(old.grad)
+            state[index[id(old)]] = {
+                k: cut(v) if isinstance(v, torch.Tensor) and v.shape == old.shape
+                else copy.deepcopy(v) for k, v in optimizer.state.get(old, {}).items()}
+    groups = optimizer.state_dict()['param_groups']
+    other.load_state_dict({'state': state if optimizer.state else {}, 'param_groups': groups})
+
+    apply(plan, net, optimizer)
+    assert float(pending.detach()) > 0
+    for step in range(3):  # the first one with the gradients from before the cut
+        for model, o in ((net, optimizer), (built, other)):
+            if step:
+                o.zero_grad()
+                forward(model, probe).square().mean().backward()
+            o.step()
+        for one, two in zip(parameters(net), parameters(built), strict=True):
+            assert torch.equal(one, two), step
+
+
+def test_state_that_cannot_be_sliced_is_refused(four_parts):
+    """Adafactor keeps row and column sums; LBFGS one long vector. Nothing is changed."""
+    for make in (lambda p: torch.optim.Adafactor(p, lr=0.1),
+                 lambda p: torch.optim.LBFGS(p, lr=0.1)):
+        net, _, _ = small()
+        optimizer = make(parameters(net))
+        x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+
+        def closure(net=net, optimizer=optimizer, x=x):
+            optimizer.zero_grad()
+            loss = forward(net, x).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        before = [(id(p), p.shape) for p in parameters(net)]
+        plan = Plan.removing(trace(net, lambda net=net, x=x: [forward(net, x)]).groups,
+                             {'latent': (1,)})
+        with pytest.raises(GroupError) as error:
+            apply(plan, net, optimizer)
+        four_parts(error, 'was to be cut', 'start the optimiser afresh')
+        assert [(id(p), p.shape) for p in parameters(net)] == before
+
+
+def test_a_cut_that_does_not_verify_is_taken_back(four_parts):
+    """The plan takes other rows than columns: weights, sizes and optimiser are as before."""
+    net, _, _ = small()
+    optimizer = torch.optim.Adam(parameters(net))
+    x = torch.randn(16, 3)
+    forward(net, x).sum().backward()
+    optimizer.step()
+    plan = Plan.removing(trace(net, lambda: [forward(net, x)]).groups, {'latent': (1,)})
+    wrong = dataclasses.replace(plan, slices={**plan.slices, 'b.weight': {1: (2,)}})
+    before = [(id(p), p.grad.clone(), {k: v.clone() for k, v in optimizer.state[p].items()})
+              for p in parameters(net)]
+    with pytest.raises(GroupError) as error:
+        apply(wrong, net, optimizer, run=lambda n: [forward(n, x)])
+    four_parts(error, 'outputs differ')
+    assert (net['a'].out_features, net['n'].normalized_shape, net['b'].in_features) == (8, (8,), 8)
+    for (i, grad, state), p in zip(before, optimizer.param_groups[0]['params'], strict=True):
+        assert id(p) == i and torch.equal(p.grad, grad)
+        assert all(torch.equal(v, optimizer.state[p][k]) for k, v in state.items())
+    assert [id(p) for p in parameters(net)] == [i for i, _, _ in before]
+
+
+def test_a_cut_model_that_does_not_run_is_taken_back(four_parts):
+    """A width that stands in the code, where no trace sees it."""
+    class Picky(nn.Linear):
+        def forward(self, x):
+            if int(x.shape[-1]) != 8:
+                raise ValueError('8 channels, please')
+            return super().forward(x)
+
+    net = {'a': nn.Linear(3, 8), 'b': Picky(8, 2)}
+    x = torch.randn(4, 3)
+    plan = Plan.removing(trace(net, lambda: [net['b'](net['a'](x))]).groups, {'latent': (0,)})
+    with pytest.raises(GroupError) as error:
+        apply(plan, net, run=lambda n: [n['b'](n['a'](x))])
+    four_parts(error, 'does not run (8 channels, please)')
+    assert net['a'].weight.shape == (8, 3)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_types_hooks_and_attributes_stay(dtype):
+    net, _, _ = small()
+    for module in net.values():
+        module.to(dtype)
+    seen = []
+    net['a'].weight.register_hook(lambda g: seen.append(tuple(g.shape)))
+    net['a'].bias.register_post_accumulate_grad_hook(lambda p: seen.append(tuple(p.shape)))
+    net['a'].weight.mine = 'kept'
+    x = torch.randn(16, 3, dtype=dtype)
+    plan = Plan.removing(trace(net, lambda: [forward(net, x)]).groups, {'latent': (1, 2, 3)})
+    apply(plan, net, run=lambda n: [forward(n, x)])
+    assert {p.dtype for p in parameters(net)} == {dtype}
+    assert net['a'].weight.mine == 'kept'
+    forward(net, x).float().sum().backward()
+    assert sorted(seen) == [(5,), (5, 3)]
+
+
+def test_mirrors_of_some_components_and_within_the_model(make_agent):
+    """Two targets at once, one of them a part; a mirror that shares a module is cut once."""
+    agent = make_agent()
+    own = dict(agent.components.items())
+    part = {'q1': copy.deepcopy(own['q1']), 'encoder': own['encoder']}
+    plan = random_plan(agent.graph())
+    apply(plan, own, mirrors=(agent.targets, part))
+    for mirror in (agent.targets, part):
+        for name, module in mirror.items():
+            assert {n: p.shape for n, p in module.named_parameters()} == {
+                n: p.shape for n, p in own[name].named_parameters()}
+
+
+def build_agent_like():
+    """Tied heads, buffers, and normalisations with and without parameters of their own."""
+    net = {'a': nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 6),
+                              nn.LayerNorm(6, elementwise_affine=False)),
+           'b': nn.Linear(6, 2), 'c': nn.Linear(6, 2)}
+    net['c'].weight = net['b'].weight
+    return net
+
+
+def test_rebuilt_from_plans_and_weights(tmp_path, four_parts):
+    """Constructor, plans as JSON and a safetensors file give the cut model back, ties included."""
+    x = torch.randn(5, 3)
+
+    def run(n):
+        z = n['a'](x)
+        return [n['b'](z), n['c'](z)]
+
+    net, plans = build_agent_like(), []
+    for units in ({'a.hidden1': [0, 3], 'latent': [5]}, {'latent': [0, 1]}):
+        plans.append(Plan.removing(trace(net, lambda: run(net)).groups, units))
+        apply(plans[-1], net, run=run)
+    save(net, tmp_path / 'weights.safetensors')
+    plans = [Plan.from_json(json.loads(json.dumps(p.to_json()))) for p in plans]
+    assert plans[0].slices['a.4.normalized_shape'] == {0: (5,)}
+    for cuts in (plans, [plans[0].then(plans[1])]):
+        again = rebuild(build_agent_like, cuts, tmp_path / 'weights.safetensors')
+        assert again['c'].weight is again['b'].weight
+        assert again['a'][4].normalized_shape == (3,) and again['a'][1].num_features == 6
+        for module in (*net.values(), *again.values()):
+            module.eval()
+        for one, other in zip(run(net), run(again), strict=True):
+            assert torch.equal(one, other)
+    with pytest.raises(GroupError) as error:
+        rebuild(build_agent_like, plans[:1], tmp_path / 'weights.safetensors')
+    four_parts(error, "weights of 'a.3.bias'", '(3,)', '(5,)')
+    with pytest.raises(GroupError) as error:
+        rebuild(build_agent_like, plans[1:])
+    four_parts(error, 'trace the model again')
+    (tmp_path / 'weights.safetensors').write_bytes(b'nothing')
+    with pytest.raises(GroupError) as error:
+        rebuild(build_agent_like, plans, tmp_path / 'weights.safetensors')
+    four_parts(error, 'weights.safetensors', 'surgery.save')
+
+
+def test_autoencoder():
+    """The paper's second testbed: one latent group of both components, hidden groups of each."""
+    def mlp(*sizes):
+        layers = []
+        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    torch.manual_seed(0)
+    net = {'encoder': mlp(20, 16, 12, 6), 'decoder': mlp(6, 12, 16, 20)}
+    x = torch.randn(4, 20)
+
+    def run(n):
+        return [n['decoder'](n['encoder'](x))]
+
+    graph = trace(net, lambda: run(net))
+    assert [(g.name, g.size, g.owners) for g in graph.free] == [
+        ('encoder.hidden1', 16, ('encoder',)), ('encoder.hidden2', 12, ('encoder',)),
+        ('latent', 6, ('encoder', 'decoder')), ('decoder.hidden1', 12, ('decoder',)),
+        ('decoder.hidden2', 16, ('decoder',))]
+    assert graph['latent'].params_per_unit == 12 + 1 + 12
+    assert graph.macs == 2 * (20 * 16 + 16 * 12 + 12 * 6)
+    receipt = apply(random_plan(graph, 0.8), net, run=run)
+    assert receipt.difference < 1e-6 and receipt.parameters_after < 0.2 * receipt.parameters_before

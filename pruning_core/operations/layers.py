@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pruning_core.operations.calls import Call, Refused, caller, combine
-from pruning_core.operations.widths import Gone, Ids, Width
+from pruning_core.operations.widths import Copies, Ids, Width
 
 if TYPE_CHECKING:
     from pruning_core.channels import Axes, Tracer
@@ -180,8 +180,8 @@ def norm(t: Tracer, call: Call) -> None:
     t.put(call.out, axes)
 
 
-def _still_counts(size: Width, ids: Ids, gone: Gone) -> bool:
-    return size.after(gone) == int(np.count_nonzero(~gone[ids]))
+def _still_counts(size: Width, ids: Ids, copies: Copies) -> bool:
+    return size.after(copies) == int(copies[ids].sum())
 
 
 def batch_norm(t: Tracer, call: Call) -> None:

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from pruning_core.operations.calls import Call, Refused, combine, sizes_of, tensors_in
-from pruning_core.operations.widths import Gone, Ids, Width, after, widths_in
+from pruning_core.operations.widths import Copies, Ids, Width, after, widths_in
+from pruning_core.units import labels
 
 if TYPE_CHECKING:
     from pruning_core.channels import Axes, Tracer
 
 _Numbers = npt.NDArray[np.int64]
+_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)  # of a call that no longer fits
 # These know neither sizes nor places: they do the same to any number of channels.
 ORDERLY = frozenset(('transpose', 'swapaxes', 'swapdims', 'permute', 'movedim', 'moveaxis', 't',
                      'T', 'mT', 'H', 'mH', 'adjoint', 'unsqueeze'))
@@ -81,13 +83,19 @@ class _Moves:
             at = coordinates[k]
             varies = [m for m in range(piece.ndim)
                       if piece.shape[m] > 1 and bool((at != at.take([0], m)).any())]
-            if not varies:
-                m = self._single(k, piece) if len(ids) == 1 else None
-                if m is None or axes[m] is not None:
+            grown = self._grown(k, piece) if 1 in (len(ids), *piece.shape) else None
+            if grown is not None and piece.shape[grown] == 1 and varies and axes[grown] is None:
+                # All are one block, as in `x.view(batch, -1, 8)` of eight channels.
+                for other in ids[1:]:
+                    self.t.unite(ids[:1], np.asarray([other]))
+                axes[grown] = ids[:1]
+            elif not varies:
+                m = grown if len(ids) == 1 else None
+                if m is None or axes[m] is not None:  # one of several, or one for all
                     self.t.freeze(ids[np.unique(at)],
                                   f'taken out by itself by {self.t.where(self.call.func)}')
                 else:
-                    axes[m] = ids
+                    axes[m] = np.repeat(ids, piece.shape[m])
             elif len(varies) > 1:
                 spread.append((ids, at, varies))
             elif axes[varies[0]] is not None:
@@ -100,17 +108,20 @@ class _Moves:
             self._tie(axes, ids, at, varies, piece)
         return tuple(axes)
 
-    def _single(self, k: int, piece: _Numbers) -> int | None:
-        """Axis of the result that an axis with one channel became: as if it had two."""
-        shape = (*self.shape[:k], 2, *self.shape[k + 1:])
+    def _grown(self, k: int, piece: _Numbers) -> int | None:
+        """Axis of the result that would be twice as long if axis k of the source were."""
+        united = labels(self.t)  # what is one unit by now grows together
+        copies = 1 + np.isin(united, united[self.axes[k]]).astype(np.int64)
+        shape = (*self.shape[:k], 2 * self.shape[k], *self.shape[k + 1:])
         try:
-            pieces = _numbered(self.func, _numbers(shape), self.rest, self.kwargs)
-        except (RuntimeError, IndexError, ValueError):
+            pieces = self._numbered_after(_numbers(shape), copies)
+        except _ERRORS:
             return None
         if len(pieces) != 1 or pieces[0].ndim != piece.ndim:
             return None
-        wider = [m for m in range(piece.ndim) if pieces[0].shape[m] != piece.shape[m]]
-        return wider[0] if len(wider) == 1 and pieces[0].shape[wider[0]] == 2 else None
+        longer = [m for m in range(piece.ndim) if pieces[0].shape[m] != piece.shape[m]]
+        return longer[0] if len(longer) == 1 and (
+            pieces[0].shape[longer[0]] == 2 * piece.shape[longer[0]]) else None
 
     def _tie(self, axes: list[Ids | None], ids: Ids, at: _Numbers, varies: list[int],
              piece: _Numbers) -> None:
@@ -134,31 +145,36 @@ class _Moves:
         raise Refused
 
     def _block_goes(self, block: Ids, axes: Axes) -> bool:
-        gone = np.zeros(self.t.count, np.bool_)
-        gone[block] = True
-        return len(self.pieces) == 1 and self._same_without(gone, [axes], self.pieces)
+        copies = self._copies()
+        copies[block] = 0
+        return len(self.pieces) == 1 and self._same_without(copies, [axes])
 
-    def follows(self, gone: Gone) -> bool:
+    def follows(self, copies: Copies) -> bool:
         """Whether the same call on what is left yields what is left of the result."""
-        return self._same_without(gone, [axes for _, axes in self.results], self.pieces)
+        return self._same_without(copies, [axes for _, axes in self.results])
 
-    def _same_without(self, gone: Gone, results: Sequence[Axes], pieces: Sequence[_Numbers]
-                      ) -> bool:
+    def _same_without(self, copies: Copies, results: Sequence[Axes]) -> bool:
         try:
-            found = _numbered(self.func, _without(_numbers(self.shape), self.axes, gone),
-                              after(self.rest, gone),
-                              {k: after(v, gone) for k, v in self.kwargs.items()})
-        except (RuntimeError, IndexError, ValueError, TypeError):
+            found = self._numbered_after(
+                _without(_numbers(self.shape), self.axes, copies), copies)
+        except _ERRORS:
             return False
-        return len(found) == len(pieces) and all(
-            np.array_equal(f, _without(p, axes, gone))
-            for f, p, axes in zip(found, pieces, results, strict=True))
+        return len(found) == len(self.pieces) and all(
+            np.array_equal(f, _without(p, axes, copies))
+            for f, p, axes in zip(found, self.pieces, results, strict=True))
+
+    def _copies(self) -> Copies:
+        return np.ones(self.t.count, np.int64)
+
+    def _numbered_after(self, numbers: _Numbers, copies: Copies) -> list[_Numbers]:
+        return _numbered(self.func, numbers, after(self.rest, copies),
+                         {k: after(v, copies) for k, v in self.kwargs.items()})
 
 
-def _without(numbers: _Numbers, axes: Axes, gone: Gone) -> _Numbers:
+def _without(numbers: _Numbers, axes: Axes, copies: Copies) -> _Numbers:
     for k, ids in enumerate(axes):
         if ids is not None:
-            numbers = numbers.take(np.flatnonzero(~gone[ids]), k)
+            numbers = numbers.take(np.flatnonzero(copies[ids]), k)
     return numbers
 
 

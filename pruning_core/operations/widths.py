@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
-Gone = npt.NDArray[np.bool_]  # per channel id, whether it is cut
+Copies = npt.NDArray[np.int64]  # per channel id, how often it is there: 0 where it is cut
 
 
 class Width(int):
@@ -30,7 +30,7 @@ class Width(int):
 
     ids: Ids
     counts: bool
-    _after: Callable[[Gone], int]
+    _after: Callable[[Copies], int]
     _measured: Callable[[Ids], None]
 
     @classmethod
@@ -42,21 +42,21 @@ class Width(int):
             measured: told when the size is turned into a number that no longer follows the cut,
                 such as `1 / math.sqrt(n)`.
         """
-        width = cls._make(len(ids), ids, lambda gone: int(np.count_nonzero(~gone[ids])), measured)
+        width = cls._make(len(ids), ids, lambda copies: int(copies[ids].sum()), measured)
         width.counts = True
         return width
 
     @classmethod
-    def _make(cls, value: int, ids: Ids, after: Callable[[Gone], int],
+    def _make(cls, value: int, ids: Ids, after: Callable[[Copies], int],
               measured: Callable[[Ids], None]) -> Width:
         width = cls(value)
         width.ids, width.counts = ids, False
         width._after, width._measured = after, measured
         return width
 
-    def after(self, gone: Gone) -> int:
-        """Value that the same expression has once these channels are gone."""
-        return self._after(gone)
+    def after(self, copies: Copies) -> int:
+        """Value that the same expression has once channels are gone, or doubled."""
+        return self._after(copies)
 
     def _combine(self, operation: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
         value = operation(_plain(left), _plain(right))
@@ -64,8 +64,8 @@ class Width(int):
             self._measured(self.ids)
             return value
         ids = np.concatenate([x.ids for x in (left, right) if isinstance(x, Width)])
-        return Width._make(value, ids, lambda gone: int(
-            operation(after(left, gone), after(right, gone))), self._measured)
+        return Width._make(value, ids, lambda copies: int(
+            operation(after(left, copies), after(right, copies))), self._measured)
 
     def __float__(self) -> float:
         self._measured(self.ids)
@@ -76,14 +76,14 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, Width) else value
 
 
-def after(value: Any, gone: Gone) -> Any:
-    """Arguments of an operation as they will be after a cut, however deep the sizes stand."""
+def after(value: Any, copies: Copies) -> Any:
+    """Arguments of an operation as they will be after a change, however deep sizes stand."""
     if isinstance(value, Width):
-        return value.after(gone)
+        return value.after(copies)
     if isinstance(value, (tuple, list)):
-        return type(value)([after(v, gone) for v in value])
+        return type(value)([after(v, copies) for v in value])
     if isinstance(value, slice):
-        return slice(after(value.start, gone), after(value.stop, gone), after(value.step, gone))
+        return slice(*(after(v, copies) for v in (value.start, value.stop, value.step)))
     return value
 
 
