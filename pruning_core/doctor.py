@@ -167,8 +167,8 @@ def _gamma(history: History, gamma: float) -> Iterator[Finding]:
             update, rows = late
             lag = rows * int(np.median(np.diff(history.updates)))
             yield Finding('gamma too high', group, update,
-                          f'the EMA needs {lag:.0f} updates for half of a change of the raw gradient; '
-                          f'lower importance.gamma, now {gamma:g}')
+                          f'the EMA needs {lag:.0f} updates for half of a change of the raw '
+                          f'gradient; lower importance.gamma, now {gamma:g}')
     smooth = np.stack([_centred(history.signals['gradient'][:, g])
                        for g in range(len(history.groups))], axis=1)
     ema = history.signals['gradient'][_LASTS:-_LASTS]

@@ -19,6 +19,7 @@ from pruning_core import config as configuration
 from pruning_core.checkpoint import AGENT, CHECKPOINT, EVALUATION, METRICS, load_run
 from pruning_core.cli import DONE, FAILED, INTERRUPTED, REFUSED
 from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.importance.history import HISTORY
 from pruning_core.runtime.bundle import open_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +77,7 @@ def test_train(answer, yaml_file, tmp_path, trained):
     assert stored['planned']['seeds'] == stored['policy']['seeds'] == [1000, 1001]
     assert stored['policy']['planner'] is None
     assert '<svg' in (out / 'learning_curve.svg').read_text()
+    assert '<svg' in (out / 'importance.svg').read_text()
     assert (out / 'replay.safetensors').read_bytes() == (
         trained / 'replay.safetensors').read_bytes()
 
@@ -335,7 +337,7 @@ def test_interrupted(yaml_file, copied, tmp_path, contents, command, stop, messa
     assert message in err and 'Traceback' not in err
     if command == 'train':
         assert {p.name for p in out.iterdir()} == {
-            'config.yaml', METRICS, CHECKPOINT, 'checkpoint.previous'}
+            'config.yaml', METRICS, CHECKPOINT, 'checkpoint.previous', HISTORY}
     else:
         assert sorted(p.name for p in tmp_path.iterdir()) == ['agent', 'tiny.yaml']
         assert contents(copied) == before
