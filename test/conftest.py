@@ -21,7 +21,7 @@ TINY = {
                  'collect_iterations': 1, 'evaluate_every': 2, 'evaluate_seeds': 2,
                  'checkpoint_every': 1, 'threads': 1},
     'importance': {'warmup': 3, 'record_every': 2},
-    'sparsity': {'schedule': 'cosine', 'period': 12, 'check_every': 1},
+    'sparsity': {'schedule': 'cosine', 'period': 12, 'check_every': 1, 'lambda_max': 1.0},
     'pruning': {'sparsity': 0.5, 'multiple': 4, 'floor': 4, 'coupling_share': 1.0,
                 'recovery_updates': 4, 'gate_seeds': 2, 'gate_samples': 8, 'gate_iterations': 1,
                 'gate_return_loss': 100.0, 'gate_latency_share': 0.0,

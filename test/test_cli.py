@@ -77,6 +77,7 @@ def test_train(answer, yaml_file, tmp_path, trained):
     assert stored['planned']['seeds'] == stored['policy']['seeds'] == [1000, 1001]
     assert stored['policy']['planner'] is None
     assert '<svg' in (out / 'learning_curve.svg').read_text()
+    assert '<svg' in (out / 'importance.svg').read_text()
     assert (out / 'replay.safetensors').read_bytes() == (
         trained / 'replay.safetensors').read_bytes()
 

@@ -110,7 +110,7 @@ def test_hooks_are_taken_off_again(make_agent, replay, error):
     agent = make_agent()
     tracker = ImportanceTracker(agent.graph(), dict(agent.components.items()), ImportanceConfig())
 
-    def stop(phase, done, total):
+    def stop(phase, done, total, **facts):
         assert (phase, total) == ('recover', 5)
         if done == 3:
             raise error

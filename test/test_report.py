@@ -2,13 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages and pictures say what the files say; damaged folders are answered in words."""
 
+import dataclasses
+import html
 import json
 import math
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from pruning_core import figures
+from pruning_core.doctor import examine
 from pruning_core.errors import AgentError
+from pruning_core.importance.crossovers import crossovers
+from pruning_core.importance.history import HISTORY, read_history
 from pruning_core.report import draw_training, text_table, write_report
 
 
@@ -81,10 +88,41 @@ def test_a_training_run_has_a_curve_and_a_page(trained, tmp_path):
     assert 'episodes' in write_report(tmp_path).read_text()
 
 
+def test_importance_is_drawn_and_examined_where_it_was_recorded(trained, tmp_path):
+    for name in ('metrics.jsonl', 'config.yaml', HISTORY):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    draw_training(tmp_path)
+    curves = (tmp_path / 'importance.svg').read_text()
+    met = [len(crossovers(h.updates, v, h.groups)) for h in [read_history(tmp_path / HISTORY)]
+           for v in h.signals.values()]
+    for signal, count in zip(('Gradient', 'Fisher', 'Bayesian'), met, strict=True):
+        assert f'{signal}: {count} lasting crossovers' in curves
+    for words in ('dynamics.hidden2', 'encoder-&gt;policy', 'Sparsity pressure', 'Norm, as a'):
+        assert words in curves, words
+    page = write_report(tmp_path).read_text()
+    for fact in examine(tmp_path).facts:
+        assert html.escape(fact) in page
+
+
+def test_curves_without_pressure_have_no_rows_for_it(trained):
+    history = read_history(trained / HISTORY)
+    nothing = np.zeros_like(history.pressure)
+    picture = figures.importance(dataclasses.replace(history, pressure=nothing))
+    assert 'Sparsity pressure' not in picture and 'Bayesian' in picture
+    empty = {f.name: value[:0] for f in dataclasses.fields(history)
+             if isinstance(value := getattr(history, f.name), np.ndarray)}
+    signals = {s: v[:0] for s, v in history.signals.items()}
+    views = {s: v[:0] for s, v in history.view_signals.items()}
+    assert 'Gradient: 0 lasting' in figures.importance(
+        dataclasses.replace(history, signals=signals, view_signals=views, **empty))
+
+
 def test_the_same_run_gives_the_same_picture(trained, tmp_path):
-    (tmp_path / 'metrics.jsonl').write_bytes((trained / 'metrics.jsonl').read_bytes())
-    first = draw_training(tmp_path).read_bytes()
-    assert draw_training(tmp_path).read_bytes() == first
+    for name in ('metrics.jsonl', HISTORY):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    first = draw_training(tmp_path).read_bytes(), (tmp_path / 'importance.svg').read_bytes()
+    assert draw_training(tmp_path).read_bytes() == first[0]
+    assert (tmp_path / 'importance.svg').read_bytes() == first[1]
 
 
 @pytest.mark.parametrize('name, content, words', [

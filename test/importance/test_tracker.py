@@ -344,6 +344,15 @@ def test_sums_over_units_favour_large_groups(observed):
             group.size * tracker.group_scores('fisher')[group.name])
 
 
+def test_summary(observed):
+    _, tracker = observed(updates=1)
+    assert tracker.summary() == 'warming up, 1 of 2'
+    _, tracker = observed(updates=4)
+    scores = tracker.group_scores('combined')
+    assert tracker.summary() == f'{max(scores, key=scores.get)} most, ' \
+                                f'{min(scores, key=scores.get)} least'
+
+
 def test_agreement_of_the_signals(net):
     """Where every slice of a unit has one magnitude, the three signals must rank alike."""
     tracker = tracker_of(net, warmup=2)

@@ -98,6 +98,20 @@ say(result={'bundle': 'there', 'return': -150.5})
     assert 'a line for people' in (job.request.folder / 'log.txt').read_text()
 
 
+def test_facts_of_a_phase_are_kept_until_the_next(start, until):
+    """Such as the importance, which not every report has."""
+    job, reports = start("""
+say(phase='train', done=1, total=4, importance='latent most', updates='1/9')
+say(phase='train', done=1, total=4, updates='2/9')
+say(phase='recover', done=1, total=2)
+say(result={'bundle': 'there'})
+""")
+    until(lambda: not job.running and len(reports) == 4)
+    assert [r['facts'] for r in reports] == [
+        {'importance': 'latent most', 'updates': '1/9'},
+        {'importance': 'latent most', 'updates': '2/9'}, {}, {}]
+
+
 def test_child_is_asked_for_json_and_to_end_with_its_parent(start, until):
     job, _ = start("say(result={'arguments': sys.argv[1:]})")
     until(lambda: not job.running)
