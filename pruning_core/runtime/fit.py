@@ -249,10 +249,10 @@ def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
     for choice, _, loss, error in [*equal, *rest]:
         planner = Planner(bundle, **dataclasses.asdict(choice))
         planner.warm_up()
-        times = [planner.plan(observations[i % len(observations)]).compute_s
+        taken = [planner.plan(observations[i % len(observations)]).compute_s
                  for i in range(_PLANS)]
-        p99_s = sorted(times)[-2]
-        found = Fit(choice, statistics.median(times), p99_s, loss, error, budget_s, bundle.hash,
+        p99_s = sorted(taken)[-2]
+        found = Fit(choice, statistics.median(taken), p99_s, loss, error, budget_s, bundle.hash,
                     machine(), tried)
         if p99_s <= budget_s:
             return found
