@@ -88,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
                        help='new run folder (default: runs/AGENT_SPARSITY)')
     prune.add_argument('--sparsity', type=float,
                        help='share of the parameters to remove, at least (default: 0.95)')
+    prune.add_argument('--budget', metavar='latency_ms=MS',
+                       help='cut until the measured plan fits, instead of to a sparsity')
     prune.add_argument('--score', help='importance to rank by: gradient, fisher, bayesian, '
                        'combined (default), l1 or random')
     prune.add_argument('--parent', help='hash of the bundle that this one replaces')
@@ -322,6 +324,13 @@ def _prune(options: argparse.Namespace) -> int:
 
     run = checkpoint.load_run(zoo.find(options.agent))
     overrides = list(options.set)
+    if options.budget is not None:
+        if not options.budget.startswith('latency_ms=') or options.sparsity is not None:
+            raise ConfigError(
+                explain(f"--budget '{options.budget}' was given",
+                        'it is no budget in milliseconds, or a sparsity stands beside it',
+                        '--budget latency_ms=8, or --sparsity 0.9', 'give one of these'))
+        overrides.append(f'pruning.{options.budget}')
     for name in ('sparsity', 'score'):
         if getattr(options, name) is not None:
             overrides.append(f'pruning.{name}={getattr(options, name)}')
@@ -334,8 +343,9 @@ def _prune(options: argparse.Namespace) -> int:
             )
     settings = config.from_dict(config.override(config.to_dict(run.config), overrides))
     run = dataclasses.replace(run, config=settings)
-    folder = options.out or Path('runs') / (
-        f'{run.folder.name}_{round(100 * settings.pruning.sparsity)}')
+    goal = f'{settings.pruning.latency_ms:g}ms' if settings.pruning.latency_ms else str(
+        round(100 * settings.pruning.sparsity))
+    folder = options.out or Path('runs') / f'{run.folder.name}_{goal}'
     try:
         result = prune(run, settings.pruning, folder, parent=options.parent,
                        progress=_progress(options))

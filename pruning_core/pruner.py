@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pruning_core import checkpoint as files
 from pruning_core import config as configuration
 from pruning_core.agent import Agent
-from pruning_core.budgets import Parameters
+from pruning_core.budgets import Budget, Parameters
 from pruning_core.checkpoint import Run
 from pruning_core.compensation import Refit, compensate_agent
 from pruning_core.config import PlannerConfig, PruningConfig
@@ -37,6 +37,7 @@ from pruning_core.groups import UnitGraph
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.baselines import BASELINES, Subject
 from pruning_core.importance.baselines import score as baseline
+from pruning_core.latency import plan_within
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
@@ -129,10 +130,15 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
     if settings.stability_weight > 0:
         scores = mix(scores, stability_scores_of(run, settings, progress).units,
                      settings.stability_weight)
-    plan = select(graph.groups, scores, Parameters(settings.sparsity),
-                  Limits(settings.floor, settings.multiple, settings.coupling,
-                         settings.coupling_share),
-                  allocation=settings.allocation, score=settings.score)
+
+    def within(budget: Budget) -> Plan:
+        return select(graph.groups, scores, budget,
+                      Limits(settings.floor, settings.multiple, settings.coupling,
+                             settings.coupling_share),
+                      allocation=settings.allocation, score=settings.score)
+
+    plan = plan_within(run, graph.groups, settings.latency_ms, within, progress) \
+        if settings.latency_ms else within(Parameters(settings.sparsity))
     visits = _visits(run, settings)
     if settings.members == 'representative' and visits is not None:
         plan = representatives(graph.groups, dict(run.agent.components.items()), plan, visits,
@@ -306,6 +312,8 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         candidate = write(Path(scratch) / BUNDLE, manifest, graphs)
         gates['latency'] = measure_latency(candidate, settings.gate_latency_share, progress)
+        if settings.latency_ms:
+            gates['latency']['allowed_p50_s'] = 1e-3 * settings.latency_ms
     failed = _failures(gates)
     files.write_json(folder / files.LINEAGE, {
         'parent': parent, 'dense': dense, 'gates': gates, 'failed': failed})
@@ -385,6 +393,10 @@ def _failures(gates: Mapping[str, Any]) -> list[str]:
     if not ret['loss'] <= ret['allowed_loss']:
         failed.append(f"return {ret['pruned']:.1f} against {ret['dense']:.1f} dense is a loss of "
                       f"{ret['loss']:.1%}, allowed {ret['allowed_loss']:.1%}")
+    budget_s = latency.get('allowed_p50_s', float('inf'))
+    if not latency['p50_s'] <= budget_s:
+        failed.append(f"half of all plans take more than {latency['p50_s'] * 1e3:.1f} ms, "
+                      f'the budget is {budget_s * 1e3:g} ms')
     allowed_s = latency['allowed_share'] * latency['period_s']
     if latency['allowed_share'] > 0 and not latency['p99_s'] <= allowed_s:
         failed.append(f"99 % of plans take up to {latency['p99_s'] * 1e3:.1f} ms, "

@@ -173,11 +173,19 @@ def write(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bund
     Raises:
         BundleError: `folder` holds something that is no bundle, or the bundle does not verify.
     """
+    return _place(in_memory(manifest, graphs, str(folder)), folder)
+
+
+def in_memory(manifest: Manifest, graphs: Mapping[str, bytes], where: str = 'memory') -> Bundle:
+    """Put a bundle together without writing it; see `write`.
+
+    Raises:
+        BundleError: it does not verify.
+    """
     files = {n: {'sha256': digest(g), 'bytes': len(g)} for n, g in sorted(graphs.items())}
     values = {**manifest.to_json(), 'files': files}
     data = (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + '\n').encode()
-    bundle = _verified(data, graphs, str(folder))
-    return _place(bundle, folder)
+    return _verified(data, graphs, where)
 
 
 def _place(bundle: Bundle, folder: Path) -> Bundle:

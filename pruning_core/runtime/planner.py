@@ -78,20 +78,35 @@ class Plan:
 
 
 class Pace:
-    """How long a piece of work is expected to take: rises fast, falls slowly, forgets stalls."""
+    """How long a piece of work is expected to take: rises fast, falls slowly, forgets stalls.
+
+    Attributes:
+        expected_s: seconds; 0 while nothing is known.
+    """
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self.expected_s = 0.0
+        self.expected_s = self._best_s = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Learn from one piece of work."""
-        off = seconds - self.expected_s
-        self.expected_s += off if self.expected_s == 0 else (0.5 if off > 0 else 0.05) * off
+    def observe(self, seconds: float) -> float:
+        """Learn from one piece of work; returns by how much slower than expected it was seen."""
+        if self.expected_s == 0:
+            self.expected_s = self._best_s = seconds
+            return 1.0
+        before = self.expected_s
+        off = seconds - before
+        self.expected_s += (0.5 if off > 0 else 0.05) * off
+        self._best_s = min(1.02 * self._best_s, seconds)
+        return max(1.0, self.expected_s / before)
+
+    def slow(self, factor: float) -> None:
+        """Expect what was seen of other work on this machine."""
+        self.expected_s *= factor
 
     def rest(self) -> None:
-        """Forget a little, where no work was done: or one long stall would end it for good."""
-        self.expected_s *= 0.95
+        """Come back a little to the best that was seen: one stall must not end it for good."""
+        self._best_s *= 0.999  # which may itself have been a stall
+        self.expected_s += 0.05 * (self._best_s - self.expected_s)
 
 
 @dataclass(frozen=True)
@@ -250,6 +265,7 @@ class Planner:
         self._mean[-1] = 0
         self._std[:] = s.max_std
         value, done, samples = float(self._policy_values[0]), 0, 0
+        used: set[int] = set()
         now = self._clock()
         while done < s.iterations:
             size = self._sizes[0]
@@ -266,11 +282,16 @@ class Planner:
             done += 1
             samples += size.samples
             before, now = now, self._clock()
-            size.pace.observe(now - before)
+            factor = size.pace.observe(now - before)
+            used.add(size.samples)
+            for other in self._sizes:
+                if factor > 1 and other is not size:
+                    other.pace.slow(factor)
+        for size in self._sizes:
+            if size.samples not in used:
+                size.pace.rest()
         if done == 0:
             self._mean[:] = self._policy_actions[:, 0]
-            for size in self._sizes:
-                size.pace.rest()
         # One plan that is not finite must not spoil all later ones through the warm start.
         np.clip(self._mean[0], -1, 1, out=self._action[0])
         if not np.isfinite(self._mean).all():

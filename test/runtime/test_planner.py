@@ -15,13 +15,14 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import nn
 
 from pruning_core.errors import BundleError, ConfigError, PruningError
 from pruning_core.export import export
 from pruning_core.planner import TorchPlanner, plan_start
-from pruning_core.runtime.bound import session
+from pruning_core.runtime.bound import BoundGraph, session
 from pruning_core.runtime.bundle import PLAN_START, PLAN_STEP, WORLD_MODEL
-from pruning_core.runtime.planner import Planner
+from pruning_core.runtime.planner import Planner, horizons
 
 GOOD = [1.0, 0.0, 0.0]
 SMALL = {'latent': 6, 'encoder_hidden': 16, 'hidden': 16}
@@ -209,12 +210,158 @@ def test_one_long_stall_does_not_end_planning_for_good(bundle):
         return now[0]
 
     planner = Planner(bundle, clock=clock)
+    planner.plan(GOOD)
     step[0] = 100.0
     planner.plan(GOOD)
     step[0] = 1.0
     done = [planner.plan(GOOD, 10.0).iterations for _ in range(400)]
     assert done[0] == 0
     assert done[-1] == 3
+
+
+class Work:
+    """A machine whose clock moves on only when graphs run: a second for each valued plan."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.slower = 0.0, 1.0
+        run = BoundGraph.run
+
+        def timed(graph):
+            noise = graph._arrays[0].get('noise')
+            sampled = noise is not None and 'mean' in graph._arrays[0]
+            self.now += self.slower * noise.shape[1] if sampled else 0.0
+            run(graph)
+
+        monkeypatch.setattr(BoundGraph, 'run', timed)
+
+    def planner(self, bundle, **settings):
+        planner = Planner(bundle, clock=lambda: self.now, **settings)
+        planner.warm_up()
+        return planner
+
+
+@pytest.mark.parametrize(('budget_s', 'iterations', 'samples'), [
+    (96, 3, 96), (95, 3, 80), (64, 2, 64), (40, 2, 40), (31, 3, 28), (16, 1, 16), (12, 2, 12),
+    (4, 1, 4), (3.9, 0, 0), (0, 0, 0)])
+def test_fewer_samples_before_fewer_iterations_and_the_plan_says_so(
+        bundle, monkeypatch, budget_s, iterations, samples):
+    """32 samples and 3 iterations, a second each; sizes of 32, 16, 8 and 4."""
+    plan = Work(monkeypatch).planner(bundle).plan(GOOD, budget_s)
+    assert (plan.iterations, plan.samples) == (iterations, samples)
+    assert (plan.given_up_iterations, plan.given_up_samples) == (3 - iterations, 96 - samples)
+    assert plan.compute_s <= budget_s
+
+
+@given(budget_s=st.floats(0, 200), slower=st.floats(0.2, 20))
+def test_budget_is_kept_or_missed_by_one_iteration(bundle, budget_s, slower):
+    """Also in the tick in which the machine becomes slower than it ever was."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work = Work(monkeypatch)
+        planner = work.planner(bundle)
+        work.slower = slower
+        plan = planner.plan(GOOD, budget_s)
+        later = [planner.plan(GOOD, budget_s).compute_s for _ in range(12)]
+        assert max(plan.compute_s, *later) <= budget_s + slower * 32
+        assert sum(t <= 1.1 * budget_s for t in later) >= 6
+
+
+def test_a_stall_costs_samples_for_a_while_and_not_for_good(bundle, monkeypatch):
+    work = Work(monkeypatch)
+    planner = work.planner(bundle)
+    work.slower = 50.0
+    planner.plan(GOOD, 100.0)
+    work.slower = 1.0
+    done = [planner.plan(GOOD, 100.0).samples for _ in range(150)]
+    assert done[0] < 96
+    assert done[-1] == 96
+
+
+@given(share=st.floats(0, 10), seed=st.integers(0, 5))
+def test_every_budget_gives_a_finite_command_within_limits(bundle, share, seed):
+    planner = Planner(bundle, seed=seed)
+    for observation in observations(bundle.manifest, 3, seed):
+        plan = planner.plan(observation, share * bundle.manifest.period_s)
+        for command in (plan.action, plan.policy_action):
+            assert np.isfinite(command).all()
+            assert (command >= bundle.manifest.action.low).all()
+            assert (command <= bundle.manifest.action.high).all()
+        assert plan.iterations + plan.given_up_iterations == 3
+        assert plan.samples + plan.given_up_samples == 96
+
+
+def test_buffers_are_allocated_once(bundle):
+    """A tick leaves no array behind, and every command is its own."""
+    planner = Planner(bundle)
+    first = planner.plan(GOOD)
+    kept = first.action.copy()
+    mean = planner.mean
+    planner.plan([-1.0, 0.0, 4.0])
+    assert planner.mean is mean
+    assert first.action.tolist() == kept.tolist()
+
+
+def test_reset_with_a_seed_starts_the_noise_again(bundle):
+    planner = Planner(bundle, seed=3)
+    first = planner.plan(GOOD).action.tolist()
+    planner.plan(GOOD)
+    planner.reset()
+    assert planner.plan(GOOD).action.tolist() != first
+    planner.reset(3)
+    assert planner.plan(GOOD).action.tolist() == first
+
+
+# --- variants ------------------------------------------------------------------------------------
+
+
+def test_short_horizon_is_that_of_torch(made):
+    run, bundle = made('elu, five steps')
+    short = dataclasses.replace(run.config.planner, horizon=3)
+    torch_planner = TorchPlanner(run.agent.components, short, run.config.agent.discount,
+                                 run.config.agent.policy_noise, SameNoise(2))
+    planner = Planner(bundle, seed=2, horizon=3)
+    assert horizons(bundle) == (5, 3)
+    for observation in observations(bundle.manifest, 4):
+        scaled = torch.tensor((observation * bundle.manifest.observation.scale)[None],
+                              dtype=torch.float32)
+        expected = np.clip(torch_planner.plan(scaled)[0].numpy(), -1, 1)
+        assert planner.plan(observation).action == pytest.approx(2 * expected, abs=2e-4)
+
+
+@pytest.mark.parametrize(('wrong', 'named'), [
+    ({'horizon': 4}, 'horizon of 4'), ({'precision': 'fp8'}, "precision 'fp8'"),
+    ({'precision': 'int8'}, "precision 'int8'"), ({'horizon': -1}, 'horizon of -1')])
+def test_variants_that_a_bundle_does_not_have_are_refused(bundle, wrong, named):
+    with pytest.raises(ConfigError, match=f'{named}.*; allowed: .*; choose'):
+        Planner(bundle, **wrong)
+
+
+def test_a_plant_whose_best_plan_is_known(make_run, tmp_path):
+    """z' = z + a / 2, reward -|z' - 1|, of exported layers: from 0 the best is 1, 1, 0, 0."""
+    run = make_run({'planner': {'horizon': 4, 'samples': 400, 'elites': 40, 'policy_samples': 5,
+                                'iterations': 8, 'temperature': 10.0, 'min_std': 0.01},
+                    'agent': {'policy_noise': 0.0}})
+
+    def linear(rows, bias=0.0):
+        layer = nn.Linear(len(rows[0]), len(rows))
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(rows))
+            layer.bias.copy_(torch.as_tensor(bias).expand(len(rows)))
+        return layer
+
+    nothing = linear([[0.0, 0.0]])
+    run.agent.components = nn.ModuleDict({
+        'encoder': nn.Sequential(linear([[1.0, 0.0, 0.0]])),
+        'dynamics': nn.Sequential(linear([[1.0, 0.5]])),
+        'reward': nn.Sequential(linear([[1.0, 0.5], [-1.0, -0.5]], torch.tensor([-1.0, 1.0])),
+                                nn.ReLU(), linear([[-1.0, -1.0]])),
+        'q1': nn.Sequential(nothing), 'q2': nn.Sequential(nothing),
+        'policy': nn.Sequential(linear([[0.0]]), nn.Tanh())})
+    planner = Planner(export(run, tmp_path / 'line')[0])
+    assert planner.plan([0.0, 0.0, 0.0]).action == pytest.approx([2.0], abs=0.1)
+    assert planner.mean[:, 0] == pytest.approx([1, 1, 0, 0], abs=0.1)
+    planner.reset()
+    # The rewards of the four steps are -0.5, 0, 0 and 0; half of that in the plant's units is 0.5.
+    assert planner.plan([0.0, 0.0, 0.0]).value == pytest.approx(-0.5 / 0.5, abs=0.1)
 
 
 @pytest.mark.parametrize(('samples', 'iterations', 'found'), [
