@@ -192,9 +192,12 @@ class TrainingConfig:
     # Episodes in all, and how many of them, at the start, act at random.
     episodes: int = 30
     random_episodes: int = 5
+    # Decisions after which no further episode begins, for plants whose episodes have any length;
+    # 0 leaves it to `episodes`.
+    decisions: int = 0
     # Gradient updates per decision.
     update_ratio: float = 0.5
-    # The learning rate falls linearly to this share of agent.learning_rate over the episodes.
+    # The learning rate falls linearly to this share of agent.learning_rate over the training.
     learning_rate_end: float = 0.1
     # Planner budget while collecting (samples x iterations); 0 plans nothing, the policy acts.
     collect_samples: int = 64
@@ -221,6 +224,7 @@ class TrainingConfig:
         _require(self.collect_samples >= 0, 'training.collect_samples', self.collect_samples,
                  '0 or more')
         _require(self.episodes >= 1, 'training.episodes', self.episodes, '1 or more')
+        _require(self.decisions >= 0, 'training.decisions', self.decisions, '0 or more')
         _require(1 <= self.random_episodes <= self.episodes, 'training.random_episodes',
                  self.random_episodes, 'from 1 to training.episodes')
         _require(self.update_ratio > 0, 'training.update_ratio', self.update_ratio, 'above 0')

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pruning_core import checkpoint as files
@@ -25,7 +26,7 @@ from pruning_core import config as configuration
 from pruning_core.agent import Agent, as_tensor
 from pruning_core.config import Config
 from pruning_core.env import ScaledEnv
-from pruning_core.errors import AgentError, explain
+from pruning_core.errors import AgentError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
@@ -106,6 +107,18 @@ class Trainer:
             raise
         files.write_atomically(folder / files.CONFIG, lambda p: configuration.dump(config, p))
 
+    @property
+    def share(self) -> float:
+        """How far training has come, from 0 to 1: in episodes or in decisions."""
+        t = self.config.training
+        decided = self.decisions / t.decisions if t.decisions else 0.0
+        return min(1.0, max(self.episode / t.episodes, decided))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further episode is to be collected."""
+        return self.share >= 1
+
     def run(self) -> Path:
         """Train to the end and write the run folder; returns it."""
         t = self.config.training
@@ -116,7 +129,7 @@ class Trainer:
                                      self.config.importance.record_every, self._recorded)
         try:
             started = time.perf_counter() - self.seconds
-            while self.episode < t.episodes:
+            while not self.finished:
                 record = self._episode()
                 self.seconds = time.perf_counter() - started
                 record['seconds'] = round(self.seconds, 2)
@@ -126,11 +139,10 @@ class Trainer:
                 metrics.write(record)
                 if board is not None:
                     board.write(record)
-                if self.episode % t.checkpoint_every == 0 and self.episode < t.episodes:
+                if self.episode % t.checkpoint_every == 0 and not self.finished:
                     files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
-                self.progress('train', self.episode, t.episodes, ret=record['return'],
-                              updates=float(self.agent.updates),
-                              importance=self.importance.summary())
+                self._tell(ret=record['return'], updates=float(self.agent.updates),
+                           importance=self.importance.summary())
             if self.recorder is not None:
                 self.recorder.close()
             files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
@@ -145,6 +157,14 @@ class Trainer:
             (self.folder / name).unlink(missing_ok=True)
         return self.folder
 
+    def _tell(self, **facts: float | str) -> None:
+        """Report progress, in what ends the training: decisions or episodes."""
+        t = self.config.training
+        if t.decisions and not (self.finished and self.decisions < t.decisions):
+            self.progress('train', min(self.decisions, t.decisions), t.decisions, **facts)
+        else:
+            self.progress('train', self.episode, t.episodes, **facts)
+
     def _episode(self) -> dict[str, Any]:
         """Collect one episode, then do the updates it pays for."""
         t, c = self.config.training, self.config
@@ -156,7 +176,9 @@ class Trainer:
             plan = self.agent.planner(
                 c.planner.scaled(t.collect_samples, t.collect_iterations), self.noise).plan
         observation = self.env.reset(_episode_seed(t.seed, self.episode))
-        observations, actions, rewards = [observation], [], []
+        observations: list[npt.NDArray[np.float32]] = [observation]
+        actions: list[npt.NDArray[Any]] = []
+        rewards: list[float] = []
         terminated = truncated = False
         while not (terminated or truncated):
             if random:
@@ -165,18 +187,25 @@ class Trainer:
                 action = plan(as_tensor(observation[None])).numpy()[0]
                 action = np.clip(action + noise * self.rng.standard_normal(action.shape), -1, 1)
             observation, reward, terminated, truncated = self.env.step(action)
+            if len(actions) + 2 > t.replay_capacity:
+                raise EnvError(
+                    explain(f"an episode of '{c.env.id}' was collected",
+                            f'it has not ended after {len(actions) + 1} decisions',
+                            'episodes that end, or training.replay_capacity above their length',
+                            'set env.max_episode_steps')
+                )
             observations.append(observation)
             actions.append(action)
             rewards.append(reward)
         self.replay.add(np.stack(observations), np.stack(actions),
                         np.asarray(rewards) * c.env.reward_scale, terminated)
-        self.decisions += len(actions)
         self.owed += t.update_ratio * len(actions)
         if self.episode + 1 >= t.random_episodes:
             losses = self._updates(int(self.owed))
             self.owed -= int(self.owed)
         else:
             losses = {}
+        self.decisions += len(actions)
         return {'episode': self.episode, 'decisions': self.decisions,
                 'updates': self.agent.updates, 'return': float(np.sum(rewards)),
                 'noise': 1.0 if random else noise, **losses,
@@ -186,7 +215,7 @@ class Trainer:
     def _updates(self, count: int) -> dict[str, float]:
         totals: dict[str, list[float]] = {}
         t = self.config.training
-        share = 1 - (1 - t.learning_rate_end) * self.episode / t.episodes
+        share = 1 - (1 - t.learning_rate_end) * self.share
         self.agent.set_learning_rate(self.config.agent.learning_rate * share)
         summary = self.importance.summary()
         for i in range(count):
@@ -199,8 +228,7 @@ class Trainer:
                 self.recorder.step()
             for name, value in losses._asdict().items():
                 totals.setdefault(name, []).append(value)
-            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}',
-                          importance=summary)
+            self._tell(updates=f'{i + 1}/{count}', importance=summary)
         return {name: float(np.nanmean(values)) for name, values in totals.items()}
 
     def _evaluate(self) -> dict[str, float]:
