@@ -24,6 +24,7 @@ ACTIVATIONS = ('relu', 'elu')
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
 SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
+PRECISIONS = ('float32', 'bfloat16')
 ALLOCATIONS = ('uniform', 'global')
 COUPLINGS = ('own', 'min', 'protect')
 
@@ -118,6 +119,9 @@ class AgentConfig:
     clip_norm: float = 10.0
     # Standard deviation of the noise on the policy's action inside the losses.
     policy_noise: float = 0.05
+    # 'float32', or 'bfloat16': in updates, products of hidden layers at least 256 wide are
+    # computed in bfloat16. Sooner only on CPUs that have it (avx512_bf16, amx_bf16).
+    precision: str = 'float32'
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -131,6 +135,8 @@ class AgentConfig:
         _require(0 < self.tau <= 1, 'agent.tau', self.tau, 'above 0, at most 1')
         _require(self.policy_every >= 1, 'agent.policy_every', self.policy_every, '1 or more')
         _require(0 < self.rho <= 1, 'agent.rho', self.rho, 'above 0, at most 1')
+        _require(self.precision in PRECISIONS, 'agent.precision', self.precision,
+                 ' or '.join(PRECISIONS))
 
 
 @dataclass(frozen=True)
@@ -525,8 +531,7 @@ def dump(config: Config, path: str | Path) -> None:
 
 
 __all__ = [
-    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'SCORES', 'AgentConfig', 'Config', 'EnvConfig',
-    'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig', 'SparsityConfig',
-    'TrainingConfig',
-    'dump', 'from_dict', 'load', 'override', 'to_dict',
+    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'PRECISIONS', 'SCORES', 'AgentConfig', 'Config',
+    'EnvConfig', 'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig',
+    'SparsityConfig', 'TrainingConfig', 'dump', 'from_dict', 'load', 'override', 'to_dict',
 ]
