@@ -11,6 +11,7 @@ run started again with the same command ends with the same weights.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 import weakref
@@ -26,7 +27,7 @@ from pruning_core import config as configuration
 from pruning_core.agent import Agent, as_tensor
 from pruning_core.config import Config
 from pruning_core.env import ScaledEnv
-from pruning_core.errors import AgentError, EnvError, explain
+from pruning_core.errors import AgentError, ConfigError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
@@ -38,6 +39,7 @@ from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.sparsity import SparsityPressure
 from pruning_core.tensorboard import TensorBoard
 
+_LOG = logging.getLogger(__name__)
 _EVALUATION_SEED = 500  # learning-curve seeds; apart from training's and from the fixed ones
 
 
@@ -101,6 +103,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self._unlock = weakref.finalize(self, os.close, _locked(folder))
         try:
+            files.remove_leftovers(folder)
             self._resume()
         except BaseException:
             self._unlock()
@@ -140,7 +143,7 @@ class Trainer:
                 if board is not None:
                     board.write(record)
                 if self.episode % t.checkpoint_every == 0 and not self.finished:
-                    files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
+                    self._checkpoint()
                 self._tell(ret=record['return'], updates=float(self.agent.updates),
                            importance=self.importance.summary())
             if self.recorder is not None:
@@ -153,8 +156,9 @@ class Trainer:
             if self.recorder is not None:
                 self.recorder.close()
             self._unlock()
-        for name in (files.CHECKPOINT, Path(files.CHECKPOINT).with_suffix('.previous').name):
-            (self.folder / name).unlink(missing_ok=True)
+        newest = self.folder / files.CHECKPOINT
+        for path in (newest, files.previous(newest)):
+            path.unlink(missing_ok=True)
         return self.folder
 
     def _tell(self, **facts: float | str) -> None:
@@ -241,10 +245,27 @@ class Trainer:
         planned = evaluate(self.agent, c.env, seeds, planner).mean
         return {'planned': planned, 'policy': evaluate(self.agent, c.env, seeds, None).mean}
 
+    def _checkpoint(self) -> None:
+        """Keep the present state; a disk that is full now may have room at the next one."""
+        try:
+            files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
+        except OSError as error:
+            _LOG.warning(
+                'no checkpoint at episode %d (%s); training goes on, but an interruption would go '
+                'back to the one before', self.episode, error)
+
+    def _plant(self) -> dict[str, Any]:
+        """What must not change between two halves of a training."""
+        s = self.env.spec
+        return {'observations': len(s.observation_names), 'actions': len(s.action_names),
+                'period_s': s.period_s, 'observation_scale': list(s.observation_scale),
+                'action_low': list(s.action_low), 'action_high': list(s.action_high)}
+
     def _state(self) -> dict[str, Any]:
         replay = {k: torch.from_numpy(np.asarray(v)) for k, v in self.replay.to_arrays().items()}
         return {
-            'config': configuration.to_dict(self.config), 'replay': replay,
+            'config': configuration.to_dict(self.config), 'plant': self._plant(),
+            'replay': replay,
             'components': self.agent.components.state_dict(),
             'targets': self.agent.targets.state_dict(),
             'model_optimizer': self.agent.model_optimizer.state_dict(),
@@ -270,14 +291,58 @@ class Trainer:
                 )
             (self.folder / files.METRICS).unlink(missing_ok=True)
             return
-        state, self.resumed_from = found
-        if state['config'] != configuration.to_dict(self.config):
+        state, self.resumed_from = found.state, found.path
+        newest = self.folder / files.CHECKPOINT
+        try:
+            self._check(state)
+            self._restore(state)
+            if found.path != newest:
+                newest.unlink(missing_ok=True)  # torn; it must not take the good one's place
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AgentError(
                 explain(f"training into '{self.folder}' was asked for",
-                        'it holds an interrupted run with another configuration',
+                        f'{found.path.name} is no checkpoint of it ({type(error).__name__}: '
+                        f'{" ".join(str(error).split())[:300]})',
+                        'a checkpoint that this version wrote',
+                        'give another --out; nothing in that folder was changed')
+            ) from error
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another configuration or plant, saying what differs."""
+        try:
+            # A setting that came with a later version has its default in an older checkpoint.
+            theirs = configuration.to_dict(configuration.from_dict(state['config']))
+        except ConfigError as error:
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        f'its checkpoint has settings that this version does not know ({error})',
+                        'a checkpoint of this version or an older one',
+                        'go on with the version that wrote it, or give another --out')
+            ) from error
+        differing = [
+            f'{section}.{key} is {theirs[section][key]!r} there and {value!r} here'
+            for section, values in configuration.to_dict(self.config).items()
+            for key, value in values.items() if theirs[section][key] != value]
+        if differing:
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        'it holds an interrupted run with another configuration: '
+                        + ', '.join(differing),
                         f'the configuration in {self.folder / files.CONFIG}',
                         'give that configuration, or another --out')
             )
+        plant = self._plant()
+        changed = [f'{key} was {value} and is {plant.get(key)}'
+                   for key, value in state.get('plant', plant).items() if plant.get(key) != value]
+        if changed:
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        f"'{self.config.env.id}' is no longer the plant it began with: "
+                        + ', '.join(changed), 'the same environment to the end',
+                        'go back to that version of the environment, or give another --out')
+            )
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.agent.components.load_state_dict(state['components'])
         self.agent.targets.load_state_dict(state['targets'])
         self.agent.model_optimizer.load_state_dict(state['model_optimizer'])
@@ -293,5 +358,9 @@ class Trainer:
             generator.set_state(value)
         self.episode, self.decisions = state['episode'], state['decisions']
         self.owed, self.seconds = state['owed'], state['seconds']
-        with (self.folder / files.METRICS).open('rb+') as file:
-            file.truncate(state['metrics_bytes'])
+        metrics = self.folder / files.METRICS
+        if metrics.is_file() and metrics.stat().st_size >= state['metrics_bytes']:
+            os.truncate(metrics, state['metrics_bytes'])
+        else:
+            _LOG.warning('%s lacks records from before episode %d; the agent is not touched by it',
+                         metrics, self.episode)

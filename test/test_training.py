@@ -256,11 +256,12 @@ def test_checkpoints_keep_the_one_before(tmp_path):
     assert load_checkpoint(path) is None
     for i in range(3):
         save_checkpoint(path, {'i': i, 'big': 2**127 + i, 'tensor': torch.full((2,), i)})
-    state, source = load_checkpoint(path)
+    state, source, damaged = load_checkpoint(path)
+    assert damaged == ()
     assert (state['i'], state['big'], state['tensor'].tolist(), source) == (
         2, 2**127 + 2, [2, 2], path)
     path.unlink()
-    assert load_checkpoint(path)[0]['i'] == 1
+    assert load_checkpoint(path).state['i'] == 1
     assert [p.name for p in tmp_path.iterdir()] == [PREVIOUS]
 
 
