@@ -4,7 +4,7 @@
 
 Losses follow TD-MPC (Hansen et al. 2022): a latent rollout of H steps with consistency, reward
 and value losses, weighted rho**t, and a separate policy loss on detached latents. Heads are
-evaluated once over the whole rollout, not step by step.
+evaluated once over the whole rollout, not step by step; see `forward` for how.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from pruning_core.channels import trace
 from pruning_core.config import AgentConfig, PlannerConfig
+from pruning_core.forward import forward
 from pruning_core.groups import UnitGraph
 from pruning_core.networks import TARGETS, Widths, build, initialise
 from pruning_core.planner import SeededNoise, TorchPlanner
@@ -83,6 +84,7 @@ class Agent:
             {name: copy.deepcopy(self.components[name]) for name in TARGETS}).requires_grad_(False)
         self.restart_optimizers(config.learning_rate)
         self.updates = 0
+        self._wide = getattr(torch, config.precision)
         self.on_gradients: Callable[[], None] = lambda: None
         self.extra_loss: ExtraLoss | None = None
 
@@ -162,20 +164,23 @@ class Agent:
         rho = c.rho ** torch.arange(horizon + 1, dtype=torch.float32)
 
         with torch.no_grad():
-            target_latent = self.targets['encoder'](observation[1:])
-            target_value = self._bootstrap(net['encoder'](observation[1:]), reward, terminated)
+            target_latent = self._run(self.targets['encoder'], observation[1:])
+            target_value = self._bootstrap(
+                self._run(net['encoder'], observation[1:]), reward, terminated)
 
-        latents = [net['encoder'](observation[0])]
+        latents = [self._run(net['encoder'], observation[0])]
         for t in range(horizon):
-            latents.append(net['dynamics'](torch.cat([latents[t], action[t]], dim=-1)))
+            latents.append(
+                self._run(net['dynamics'], torch.cat([latents[t], action[t]], dim=-1)))
         latent = torch.stack(latents)  # (H+1, B, Z)
         pair = torch.cat([latent[:-1], action], dim=-1)  # (H, B, Z+A)
         # (H,) means over batch and channels, so that loss weights do not depend on the widths.
         consistency = functional.mse_loss(latent[1:], target_latent, reduction='none').mean((1, 2))
         reward_loss = functional.mse_loss(
-            net['reward'](pair).squeeze(-1), reward, reduction='none').mean(1)
+            self._run(net['reward'], pair).squeeze(-1), reward, reduction='none').mean(1)
         value_loss = sum(
-            functional.mse_loss(net[q](pair).squeeze(-1), target_value, reduction='none').mean(1)
+            functional.mse_loss(
+                self._run(net[q], pair).squeeze(-1), target_value, reduction='none').mean(1)
             for q in ('q1', 'q2'))
         weights = rho[:horizon]
         parts = [(weights * part).sum() for part in (consistency, reward_loss, value_loss)]
@@ -200,23 +205,27 @@ class Agent:
         model_losses = [float(p.detach()) for p in parts]
         return Losses(model_losses[0], model_losses[1], model_losses[2], policy_loss, float(norm))
 
+    def _run(self, component: nn.Module, x: Tensor) -> Tensor:
+        return forward(component, x, self._wide)
+
     def _bootstrap(self, latent: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
         """One-step TD targets r + gamma (1 - done) min Q'(z', pi(z'))."""
-        net = self.components
-        action = net['policy'](latent)
+        action = self._run(self.components['policy'], latent)
         noise = self.config.policy_noise * torch.randn(
             action.shape, generator=self.generator)
         pair = torch.cat([latent, (action + noise).clamp(-1, 1)], dim=-1)
-        value = torch.minimum(self.targets['q1'](pair), self.targets['q2'](pair)).squeeze(-1)
+        q1, q2 = (self._run(self.targets[q], pair) for q in ('q1', 'q2'))
+        value = torch.minimum(q1, q2).squeeze(-1)
         return reward + self.config.discount * (1 - terminated) * value
 
     def _update_policy(self, latent: Tensor, rho: Tensor,
                        extra: PolicyLoss | None) -> float:
         net = self.components
         with frozen(net['q1'], net['q2']):
-            action = net['policy'](latent)
+            action = self._run(net['policy'], latent)
             pair = torch.cat([latent, action], dim=-1)
-            value = torch.minimum(net['q1'](pair), net['q2'](pair)).squeeze(-1).mean(1)  # (H+1,)
+            q1, q2 = (self._run(net[q], pair) for q in ('q1', 'q2'))
+            value = torch.minimum(q1, q2).squeeze(-1).mean(1)  # (H+1,)
             loss = -(rho * value).sum()
             if extra is not None:
                 loss = loss + extra(action)

@@ -20,12 +20,13 @@ No file is a pickle that executes: weights are safetensors, `checkpoint.pt` load
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,6 +48,8 @@ CONFIG, AGENT, IMPORTANCE, REPLAY = (
     'config.yaml', 'agent.safetensors', 'importance.safetensors', 'replay.safetensors')
 METRICS, EVALUATION, CHECKPOINT = 'metrics.jsonl', 'evaluation.json', 'checkpoint.pt'
 LINEAGE, COMMAND = 'lineage.json', 'command.txt'
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in a run folder."""
+    for name in (CONFIG, AGENT, IMPORTANCE, REPLAY, EVALUATION, CHECKPOINT):
+        for temporary in folder.glob(f'.{name}.*'):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -172,24 +182,49 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+class Found(NamedTuple):
+    """A state that training can go on from."""
+
+    state: dict[str, Any]
+    path: Path
+    damaged: tuple[str, ...]  # newer files that could not be read, and why
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_suffix('.previous')
+
+
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resumable state; the one before it stays beside it as `<name>.previous`."""
-    if path.exists():
-        os.replace(path, path.with_suffix('.previous'))
-    write_atomically(path, lambda p: torch.save(dict(state), p))
+    """Write a resumable state; the one before it stays beside it as `<name>.previous`.
 
-
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], Path] | None:
-    """Read the newest whole state, or None where there is none.
-
-    Returns:
-        The state and the file it came from: the previous one where the newest is torn.
+    Nothing is moved before the new state is whole and on the disk: where writing it fails, both
+    older ones are still there.
     """
-    for candidate in (path, path.with_suffix('.previous')):
+    def keep_the_one_before(temporary: Path) -> None:
+        torch.save(dict(state), temporary)
+        with temporary.open('rb+') as file:
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, previous(path))
+
+    write_atomically(path, keep_the_one_before)
+
+
+def load_checkpoint(path: Path) -> Found | None:
+    """Read the newest whole state, or None where there is none that can be read."""
+    damaged: list[str] = []
+    for candidate in (path, previous(path)):
         try:
-            return torch.load(candidate, weights_only=True), candidate
+            state = torch.load(candidate, weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(f'a {type(state).__name__}')
         except FileNotFoundError:
             continue
-        except Exception:  # a torn file raises many kinds; the caller is told which file was used
+        except Exception as error:  # a torn file raises many kinds
+            damaged.append(f'{candidate.name} ({type(error).__name__})')
+            _LOG.warning('%s cannot be read (%s); %s', candidate, type(error).__name__,
+                         'trying the one before' if candidate == path else 'none is left')
             continue
+        return Found(state, candidate, tuple(damaged))
     return None

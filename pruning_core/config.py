@@ -24,6 +24,7 @@ ACTIVATIONS = ('relu', 'elu')
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
 SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
+PRECISIONS = ('float32', 'bfloat16')
 ALLOCATIONS = ('uniform', 'global')
 COUPLINGS = ('own', 'min', 'protect')
 MEMBERS = ('representative', 'score')
@@ -119,6 +120,9 @@ class AgentConfig:
     clip_norm: float = 10.0
     # Standard deviation of the noise on the policy's action inside the losses.
     policy_noise: float = 0.05
+    # 'float32', or 'bfloat16': in updates, products of hidden layers at least 256 wide are
+    # computed in bfloat16. Sooner only on CPUs that have it (avx512_bf16, amx_bf16).
+    precision: str = 'float32'
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -132,6 +136,8 @@ class AgentConfig:
         _require(0 < self.tau <= 1, 'agent.tau', self.tau, 'above 0, at most 1')
         _require(self.policy_every >= 1, 'agent.policy_every', self.policy_every, '1 or more')
         _require(0 < self.rho <= 1, 'agent.rho', self.rho, 'above 0, at most 1')
+        _require(self.precision in PRECISIONS, 'agent.precision', self.precision,
+                 ' or '.join(PRECISIONS))
 
 
 @dataclass(frozen=True)
@@ -193,9 +199,12 @@ class TrainingConfig:
     # Episodes in all, and how many of them, at the start, act at random.
     episodes: int = 30
     random_episodes: int = 5
+    # Decisions after which no further episode begins, for plants whose episodes have any length;
+    # 0 leaves it to `episodes`.
+    decisions: int = 0
     # Gradient updates per decision.
     update_ratio: float = 0.5
-    # The learning rate falls linearly to this share of agent.learning_rate over the episodes.
+    # The learning rate falls linearly to this share of agent.learning_rate over the training.
     learning_rate_end: float = 0.1
     # Planner budget while collecting (samples x iterations); 0 plans nothing, the policy acts.
     collect_samples: int = 64
@@ -222,6 +231,7 @@ class TrainingConfig:
         _require(self.collect_samples >= 0, 'training.collect_samples', self.collect_samples,
                  '0 or more')
         _require(self.episodes >= 1, 'training.episodes', self.episodes, '1 or more')
+        _require(self.decisions >= 0, 'training.decisions', self.decisions, '0 or more')
         _require(1 <= self.random_episodes <= self.episodes, 'training.random_episodes',
                  self.random_episodes, 'from 1 to training.episodes')
         _require(self.update_ratio > 0, 'training.update_ratio', self.update_ratio, 'above 0')
@@ -532,7 +542,7 @@ def dump(config: Config, path: str | Path) -> None:
 
 
 __all__ = [
-    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'MEMBERS', 'SCORES', 'AgentConfig', 'Config',
-    'EnvConfig', 'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig',
+    'ACTIVATIONS', 'ALLOCATIONS', 'COUPLINGS', 'MEMBERS', 'PRECISIONS', 'SCORES', 'AgentConfig',
+    'Config', 'EnvConfig', 'ImportanceConfig', 'NetworkConfig', 'PlannerConfig', 'PruningConfig',
     'SparsityConfig', 'TrainingConfig', 'dump', 'from_dict', 'load', 'override', 'to_dict',
 ]

@@ -25,7 +25,8 @@ from pruning_core.errors import EnvError, explain
 Array = npt.NDArray[np.float32]
 
 # Names and units of the observations and actions of environments that state them in their
-# documentation; others are numbered and carry no unit.
+# documentation. An environment of one's own states them itself, as `observation_signals` and
+# `action_signals`; the signals of all others are numbered and carry no unit.
 SIGNAL_NAMES: dict[str, tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]] = {
     'Pendulum-v1': (
         (('cos(angle)', '1'), ('sin(angle)', '1'), ('angular velocity', 'rad/s')),
@@ -127,6 +128,22 @@ def _period_s(env: gymnasium.Env[Any, Any], config: EnvConfig) -> float:
     return float(dt) * config.action_repeat
 
 
+def _signals(env: gymnasium.Env[Any, Any], what: str, count: int,
+             known: tuple[tuple[str, str], ...], id: str) -> tuple[tuple[str, str], ...]:
+    """Names and units: the environment's own, else the known ones, else numbers."""
+    stated = getattr(env.unwrapped, f'{what}_signals', known)
+    signals = tuple((str(name), str(unit)) for name, unit in stated) if stated else tuple(
+        (f'{what}[{i}]', '') for i in range(count))
+    if len(signals) != count:
+        raise EnvError(
+            explain(f"environment '{id}' was asked for",
+                    f'it states {len(signals)} {what} signals, its space has {count}',
+                    'one (name, unit) for each number of the space',
+                    f'correct {what}_signals of the class')
+        )
+    return signals
+
+
 def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
     """Read the spec of a raw environment.
 
@@ -136,9 +153,9 @@ def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
     observation = _box(env.observation_space, 'observation', config.id)
     action = _box(env.action_space, 'action', config.id)
     o, a = observation.shape[0], action.shape[0]
-    unnamed = (tuple((f'observation[{i}]', '') for i in range(o)),
-               tuple((f'action[{i}]', '') for i in range(a)))
-    o_names, a_names = SIGNAL_NAMES.get(config.id, unnamed)
+    o_known, a_known = SIGNAL_NAMES.get(config.id, ((), ()))
+    o_names = _signals(env, 'observation', o, o_known, config.id)
+    a_names = _signals(env, 'action', a, a_known, config.id)
     reach = np.maximum(np.abs(observation.low), np.abs(observation.high)).astype(float)
     bounded = np.isfinite(reach) & (reach > 0) & (reach < 1e6)
     scale = np.where(bounded, 1.0 / np.maximum(reach, 1e-9), 1.0)

@@ -11,6 +11,7 @@ run started again with the same command ends with the same weights.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 import weakref
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pruning_core import checkpoint as files
@@ -25,7 +27,7 @@ from pruning_core import config as configuration
 from pruning_core.agent import Agent, as_tensor
 from pruning_core.config import Config
 from pruning_core.env import ScaledEnv
-from pruning_core.errors import AgentError, explain
+from pruning_core.errors import AgentError, ConfigError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
@@ -37,6 +39,7 @@ from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.sparsity import SparsityPressure
 from pruning_core.tensorboard import TensorBoard
 
+_LOG = logging.getLogger(__name__)
 _EVALUATION_SEED = 500  # learning-curve seeds; apart from training's and from the fixed ones
 
 
@@ -100,11 +103,24 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self._unlock = weakref.finalize(self, os.close, _locked(folder))
         try:
+            files.remove_leftovers(folder)
             self._resume()
         except BaseException:
             self._unlock()
             raise
         files.write_atomically(folder / files.CONFIG, lambda p: configuration.dump(config, p))
+
+    @property
+    def share(self) -> float:
+        """How far training has come, from 0 to 1: in episodes or in decisions."""
+        t = self.config.training
+        decided = self.decisions / t.decisions if t.decisions else 0.0
+        return min(1.0, max(self.episode / t.episodes, decided))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further episode is to be collected."""
+        return self.share >= 1
 
     def run(self) -> Path:
         """Train to the end and write the run folder; returns it."""
@@ -116,7 +132,7 @@ class Trainer:
                                      self.config.importance.record_every, self._recorded)
         try:
             started = time.perf_counter() - self.seconds
-            while self.episode < t.episodes:
+            while not self.finished:
                 record = self._episode()
                 self.seconds = time.perf_counter() - started
                 record['seconds'] = round(self.seconds, 2)
@@ -126,11 +142,10 @@ class Trainer:
                 metrics.write(record)
                 if board is not None:
                     board.write(record)
-                if self.episode % t.checkpoint_every == 0 and self.episode < t.episodes:
-                    files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
-                self.progress('train', self.episode, t.episodes, ret=record['return'],
-                              updates=float(self.agent.updates),
-                              importance=self.importance.summary())
+                if self.episode % t.checkpoint_every == 0 and not self.finished:
+                    self._checkpoint()
+                self._tell(ret=record['return'], updates=float(self.agent.updates),
+                           importance=self.importance.summary())
             if self.recorder is not None:
                 self.recorder.close()
             files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
@@ -141,9 +156,18 @@ class Trainer:
             if self.recorder is not None:
                 self.recorder.close()
             self._unlock()
-        for name in (files.CHECKPOINT, Path(files.CHECKPOINT).with_suffix('.previous').name):
-            (self.folder / name).unlink(missing_ok=True)
+        newest = self.folder / files.CHECKPOINT
+        for path in (newest, files.previous(newest)):
+            path.unlink(missing_ok=True)
         return self.folder
+
+    def _tell(self, **facts: float | str) -> None:
+        """Report progress, in what ends the training: decisions or episodes."""
+        t = self.config.training
+        if t.decisions and not (self.finished and self.decisions < t.decisions):
+            self.progress('train', min(self.decisions, t.decisions), t.decisions, **facts)
+        else:
+            self.progress('train', self.episode, t.episodes, **facts)
 
     def _episode(self) -> dict[str, Any]:
         """Collect one episode, then do the updates it pays for."""
@@ -156,7 +180,9 @@ class Trainer:
             plan = self.agent.planner(
                 c.planner.scaled(t.collect_samples, t.collect_iterations), self.noise).plan
         observation = self.env.reset(_episode_seed(t.seed, self.episode))
-        observations, actions, rewards = [observation], [], []
+        observations: list[npt.NDArray[np.float32]] = [observation]
+        actions: list[npt.NDArray[Any]] = []
+        rewards: list[float] = []
         terminated = truncated = False
         while not (terminated or truncated):
             if random:
@@ -165,18 +191,25 @@ class Trainer:
                 action = plan(as_tensor(observation[None])).numpy()[0]
                 action = np.clip(action + noise * self.rng.standard_normal(action.shape), -1, 1)
             observation, reward, terminated, truncated = self.env.step(action)
+            if len(actions) + 2 > t.replay_capacity:
+                raise EnvError(
+                    explain(f"an episode of '{c.env.id}' was collected",
+                            f'it has not ended after {len(actions) + 1} decisions',
+                            'episodes that end, or training.replay_capacity above their length',
+                            'set env.max_episode_steps')
+                )
             observations.append(observation)
             actions.append(action)
             rewards.append(reward)
         self.replay.add(np.stack(observations), np.stack(actions),
                         np.asarray(rewards) * c.env.reward_scale, terminated)
-        self.decisions += len(actions)
         self.owed += t.update_ratio * len(actions)
         if self.episode + 1 >= t.random_episodes:
             losses = self._updates(int(self.owed))
             self.owed -= int(self.owed)
         else:
             losses = {}
+        self.decisions += len(actions)
         return {'episode': self.episode, 'decisions': self.decisions,
                 'updates': self.agent.updates, 'return': float(np.sum(rewards)),
                 'noise': 1.0 if random else noise, **losses,
@@ -186,7 +219,7 @@ class Trainer:
     def _updates(self, count: int) -> dict[str, float]:
         totals: dict[str, list[float]] = {}
         t = self.config.training
-        share = 1 - (1 - t.learning_rate_end) * self.episode / t.episodes
+        share = 1 - (1 - t.learning_rate_end) * self.share
         self.agent.set_learning_rate(self.config.agent.learning_rate * share)
         summary = self.importance.summary()
         for i in range(count):
@@ -199,8 +232,7 @@ class Trainer:
                 self.recorder.step()
             for name, value in losses._asdict().items():
                 totals.setdefault(name, []).append(value)
-            self.progress('train', self.episode, t.episodes, updates=f'{i + 1}/{count}',
-                          importance=summary)
+            self._tell(updates=f'{i + 1}/{count}', importance=summary)
         return {name: float(np.nanmean(values)) for name, values in totals.items()}
 
     def _evaluate(self) -> dict[str, float]:
@@ -213,10 +245,27 @@ class Trainer:
         planned = evaluate(self.agent, c.env, seeds, planner).mean
         return {'planned': planned, 'policy': evaluate(self.agent, c.env, seeds, None).mean}
 
+    def _checkpoint(self) -> None:
+        """Keep the present state; a disk that is full now may have room at the next one."""
+        try:
+            files.save_checkpoint(self.folder / files.CHECKPOINT, self._state())
+        except OSError as error:
+            _LOG.warning(
+                'no checkpoint at episode %d (%s); training goes on, but an interruption would go '
+                'back to the one before', self.episode, error)
+
+    def _plant(self) -> dict[str, Any]:
+        """What must not change between two halves of a training."""
+        s = self.env.spec
+        return {'observations': len(s.observation_names), 'actions': len(s.action_names),
+                'period_s': s.period_s, 'observation_scale': list(s.observation_scale),
+                'action_low': list(s.action_low), 'action_high': list(s.action_high)}
+
     def _state(self) -> dict[str, Any]:
         replay = {k: torch.from_numpy(np.asarray(v)) for k, v in self.replay.to_arrays().items()}
         return {
-            'config': configuration.to_dict(self.config), 'replay': replay,
+            'config': configuration.to_dict(self.config), 'plant': self._plant(),
+            'replay': replay,
             'components': self.agent.components.state_dict(),
             'targets': self.agent.targets.state_dict(),
             'model_optimizer': self.agent.model_optimizer.state_dict(),
@@ -242,14 +291,58 @@ class Trainer:
                 )
             (self.folder / files.METRICS).unlink(missing_ok=True)
             return
-        state, self.resumed_from = found
-        if state['config'] != configuration.to_dict(self.config):
+        state, self.resumed_from = found.state, found.path
+        newest = self.folder / files.CHECKPOINT
+        try:
+            self._check(state)
+            self._restore(state)
+            if found.path != newest:
+                newest.unlink(missing_ok=True)  # torn; it must not take the good one's place
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AgentError(
                 explain(f"training into '{self.folder}' was asked for",
-                        'it holds an interrupted run with another configuration',
+                        f'{found.path.name} is no checkpoint of it ({type(error).__name__}: '
+                        f'{" ".join(str(error).split())[:300]})',
+                        'a checkpoint that this version wrote',
+                        'give another --out; nothing in that folder was changed')
+            ) from error
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another configuration or plant, saying what differs."""
+        try:
+            # A setting that came with a later version has its default in an older checkpoint.
+            theirs = configuration.to_dict(configuration.from_dict(state['config']))
+        except ConfigError as error:
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        f'its checkpoint has settings that this version does not know ({error})',
+                        'a checkpoint of this version or an older one',
+                        'go on with the version that wrote it, or give another --out')
+            ) from error
+        differing = [
+            f'{section}.{key} is {theirs[section][key]!r} there and {value!r} here'
+            for section, values in configuration.to_dict(self.config).items()
+            for key, value in values.items() if theirs[section][key] != value]
+        if differing:
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        'it holds an interrupted run with another configuration: '
+                        + ', '.join(differing),
                         f'the configuration in {self.folder / files.CONFIG}',
                         'give that configuration, or another --out')
             )
+        plant = self._plant()
+        changed = [f'{key} was {value} and is {plant.get(key)}'
+                   for key, value in state.get('plant', plant).items() if plant.get(key) != value]
+        if changed:
+            raise AgentError(
+                explain(f"training into '{self.folder}' was asked for",
+                        f"'{self.config.env.id}' is no longer the plant it began with: "
+                        + ', '.join(changed), 'the same environment to the end',
+                        'go back to that version of the environment, or give another --out')
+            )
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.agent.components.load_state_dict(state['components'])
         self.agent.targets.load_state_dict(state['targets'])
         self.agent.model_optimizer.load_state_dict(state['model_optimizer'])
@@ -265,5 +358,9 @@ class Trainer:
             generator.set_state(value)
         self.episode, self.decisions = state['episode'], state['decisions']
         self.owed, self.seconds = state['owed'], state['seconds']
-        with (self.folder / files.METRICS).open('rb+') as file:
-            file.truncate(state['metrics_bytes'])
+        metrics = self.folder / files.METRICS
+        if metrics.is_file() and metrics.stat().st_size >= state['metrics_bytes']:
+            os.truncate(metrics, state['metrics_bytes'])
+        else:
+            _LOG.warning('%s lacks records from before episode %d; the agent is not touched by it',
+                         metrics, self.episode)

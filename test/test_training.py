@@ -22,7 +22,7 @@ from pruning_core.checkpoint import (
     load_run,
     save_checkpoint,
 )
-from pruning_core.errors import AgentError, ConfigError
+from pruning_core.errors import AgentError, ConfigError, EnvError
 from pruning_core.importance import SIGNALS
 from pruning_core.importance.history import HISTORY
 from pruning_core.training import Trainer
@@ -114,6 +114,30 @@ def test_learning_rate_falls_over_the_episodes(tiny, tmp_path):
     trainer.run()
     for optimizer in (trainer.agent.model_optimizer, trainer.agent.policy_optimizer):
         assert optimizer.param_groups[0]['lr'] == pytest.approx(1e-3 * (1 - 0.8 * 3 / 4))
+
+
+def test_a_budget_of_decisions_ends_training(tiny, tmp_path):
+    """12 an episode, 30 allowed: the third episode is the last; the step size falls with it."""
+    said = []
+
+    def hear(phase, done, total, **facts):
+        said.append((done, total))
+
+    trainer = Trainer(tiny('training.decisions=30', 'training.episodes=9',
+                           'training.evaluate_every=0'), tmp_path / 'a', hear)
+    trainer.run()
+    assert [r['decisions'] for r in records(tmp_path / 'a')] == [12, 24, 36]
+    assert said[0] == (12, 30) and said[-1] == (30, 30)
+    assert trainer.agent.policy_optimizer.param_groups[0]['lr'] == pytest.approx(
+        1e-3 * (1 - 0.9 * 24 / 30))
+
+
+def test_an_episode_without_end_is_refused(tiny, tmp_path, four_parts):
+    endless = tiny('env.id=pruning_core.cartpole:CartPoleSwingUp', 'env.max_episode_steps=0',
+                   'training.replay_capacity=50')
+    with pytest.raises(EnvError) as error:
+        Trainer(endless, tmp_path / 'a').run()
+    four_parts(error, 'not ended after 50 decisions', 'env.max_episode_steps')
 
 
 def test_same_seed_same_run(tiny, tmp_path, same_result):
@@ -232,11 +256,12 @@ def test_checkpoints_keep_the_one_before(tmp_path):
     assert load_checkpoint(path) is None
     for i in range(3):
         save_checkpoint(path, {'i': i, 'big': 2**127 + i, 'tensor': torch.full((2,), i)})
-    state, source = load_checkpoint(path)
+    state, source, damaged = load_checkpoint(path)
+    assert damaged == ()
     assert (state['i'], state['big'], state['tensor'].tolist(), source) == (
         2, 2**127 + 2, [2, 2], path)
     path.unlink()
-    assert load_checkpoint(path)[0]['i'] == 1
+    assert load_checkpoint(path).state['i'] == 1
     assert [p.name for p in tmp_path.iterdir()] == [PREVIOUS]
 
 
