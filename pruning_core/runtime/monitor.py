@@ -8,7 +8,7 @@
 | residual | mean relative error of the model's one-step prediction |
 | saturation | share of commands at a limit of an actuator |
 | chatter | mean change of the command from period to period, as a share of its range |
-| envelope | V now over the largest V from which all tested states were stable; above 1 is untested |
+| envelope | V now over the largest V below which all tested states were stable; 1 is its edge |
 
 A window is K control periods long; it counts as decreasing where V(t) <= (1 - delta) V(t - K),
 or where V(t) is within the small ball around the goal (method section 5): the test that
@@ -97,7 +97,7 @@ class StabilityMonitor:
             low: smallest command per actuator; without limits saturation and chatter are not
                 measured.
             high: largest command per actuator.
-            level: the largest V from which all tested states were stable; NaN where unknown.
+            level: the largest V below which all tested states were stable; NaN where unknown.
         """
         self._lyapunov = lyapunov
         self._values: deque[float] = deque(maxlen=lyapunov.steps if lyapunov else 1)
