@@ -179,8 +179,7 @@ def parser() -> argparse.ArgumentParser:
 
     replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands? '
                  'Or run an agent from one state, as its stability gate did',
-                 'python -m pruning_core replay runs/bag --bundle runs/bundle, or: replay --agent '
-                 'pendulum_dense --state=3.1,0')
+                 'python -m pruning_core replay --agent pendulum_dense --state=3.1,0')
     replay.add_argument('bag', type=Path, nargs='?', help='bag folder or .mcap file')
     replay.add_argument('--bundle', type=Path, action='append', default=[],
                         help='bundle that ran; may be repeated; those published in the bag count')
@@ -256,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     'give another --out, or make room; nothing half-written was kept'))
         return _fail(options, full, FAILED)
     except KeyboardInterrupt:
-        again = 'start the same command again to go on' if options.command == 'train' else \
+        resumable = options.command in ('train', 'study')
+        again = 'start the same command again to go on' if resumable else \
             'nothing half-written was kept'
         return _fail(options, PruningError(f'interrupted; {again}'), INTERRUPTED)
 
@@ -553,7 +553,8 @@ def _replay(options: argparse.Namespace) -> int:
         bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
     facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks),
                              'commands without an observation': bag.unmatched}
-    results = [result.to_json() for result in recording.replay(bag, bundles, seed=options.seed or 0)]
+    results = [result.to_json()
+               for result in recording.replay(bag, bundles, seed=options.seed or 0)]
     if options.json:
         return _tell(options, {**facts, 'models': results})
     for result in results:

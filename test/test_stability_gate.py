@@ -83,6 +83,9 @@ def test_replay_from_the_command_line(refused, main, capsys, four_parts):
                       ('--state=nan,0', 'nan')):
         assert main('replay', '--agent', folder, bad) == FAILED
         four_parts(capsys.readouterr().err.strip().partition(': ')[2], said)
+    for words in ((), ('--agent', folder), ('--state=0,0',), (folder, '--state=0,0')):
+        assert main('replay', *words) == FAILED
+        four_parts(capsys.readouterr().err.strip().partition(': ')[2], 'a bag, or --agent')
 
 
 def test_a_loose_gate_publishes_with_figures_that_the_monitor_uses(run, settings, tmp_path):
