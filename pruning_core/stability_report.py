@@ -28,7 +28,7 @@ from pruning_core.stability_gate import Judged, closed_loop, leave_failures, req
 from pruning_core.value_evidence import value_evidence
 
 _SAMPLES = 20_000  # pairs that the Lipschitz bound is held against
-_BOXES = ((0.05, 0.2), (0.2, 1.0), (1.0, 4.0))  # half widths, rad and rad/s
+_BOXES = ((0.005, 0.02), (0.02, 0.1), (0.2, 1.0))  # half widths, rad and rad/s
 
 
 @dataclass(frozen=True)
