@@ -1,7 +1,7 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
 # PYTHON_ARGCOMPLETE_OK
-"""`python -m pruning_core train|prune|export|evaluate|inspect|doctor|record|replay|bench|report`.
+"""`python -m pruning_core train|prune|evaluate|stability|study|record|replay|...`: all of them.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
 refused the result or the doctor found something, 2 something asked for cannot be done, 130
@@ -116,6 +116,48 @@ def parser() -> argparse.ArgumentParser:
                           help='keep the result as evaluation.json in the folder')
     add_long(evaluate)
 
+    stability = add('stability', _stability, 'Test from where an agent gets to its goal and stays',
+                    'python -m pruning_core stability --agent pendulum_dense --states 200')
+    stability.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
+    stability.add_argument('--states', type=int, default=1000,
+                           help='initial states (default: %(default)s)')
+    stability.add_argument('--near', action='store_true',
+                           help='states near the goal alone, where the linear law passes, and '
+                                'V has to fall within one second')
+    stability.add_argument('--periods', type=int, default=100,
+                           help='control periods that a run may take (default: %(default)s)')
+    stability.add_argument('--samples', type=int, default=128,
+                           help="plans per iteration; 0: the agent's own (default: %(default)s)")
+    stability.add_argument('--iterations', type=int, default=3,
+                           help="refinements; 0: the agent's own (default: %(default)s)")
+    stability.add_argument('--policy', action='store_true', help='the policy alone, no planning')
+    stability.add_argument('--value', action='store_true',
+                           help='the value and the residual along episodes: for plants without a '
+                                'goal, and weaker evidence')
+    stability.add_argument('--sweeps', action='store_true',
+                           help='mass, length, torque, noise and delay too (Pendulum-v1)')
+    stability.add_argument('--bounds', action='store_true',
+                           help='norm and interval bounds of the policy network too')
+    stability.add_argument('--seed', type=int, default=0, help='of states and noise')
+    stability.add_argument('--processes', type=int, default=1,
+                           help='processes of one thread each (default: %(default)s)')
+    stability.add_argument('--out', type=Path, help='folder for the states that fail')
+    add_long(stability)
+
+    study = add('study', _study, 'Run an experiment; goes on where an interrupted one stopped',
+                'python -m pruning_core study stability --out docs/studies')
+    study.add_argument('name', choices=('stability',), help='which experiment')
+    study.add_argument('--agent', action='append', default=[],
+                       help='run folder or shipped agent; repeat it for intervals over agents')
+    study.add_argument('--work', type=Path, help='folder for what is measured on the way '
+                       '(default: runs/study_NAME)')
+    study.add_argument('--out', type=Path, help='folder for NAME.json and its pictures '
+                       '(default: the work folder)')
+    study.add_argument('--processes', type=int, default=1,
+                       help='processes of one thread each (default: %(default)s)')
+    add_set(study)
+    add_long(study)
+
     inspect = add('inspect', _inspect, 'Tell what an agent folder or a bundle holds',
                   'python -m pruning_core inspect pendulum_dense')
     inspect.add_argument('path', help='run folder, bundle folder, or name of a shipped agent')
@@ -137,14 +179,20 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument('--iterations', type=int, default=0,
                         help="refinements; 0: the bundle's own")
 
-    replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands?',
-                 'python -m pruning_core replay runs/bag --bundle runs/bundle')
-    replay.add_argument('bag', type=Path, help='bag folder or .mcap file')
+    replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands? '
+                 'Or run an agent from one state, as its stability gate did',
+                 'python -m pruning_core replay --agent pendulum_dense --state=3.1,0')
+    replay.add_argument('bag', type=Path, nargs='?', help='bag folder or .mcap file')
     replay.add_argument('--bundle', type=Path, action='append', default=[],
                         help='bundle that ran; may be repeated; those published in the bag count')
     replay.add_argument('--joint-map', default='', metavar='ENTRY,ENTRY,...',
                         help='for a bag of joint_states: the parameter of the controller')
-    replay.add_argument('--seed', type=int, default=0, help='planner.seed of the controller')
+    replay.add_argument('--agent', help='with --state: run folder, or name of a shipped agent')
+    replay.add_argument('--state', metavar='A,B,...', help='instead of a bag: the initial state, '
+                        'such as --state=-3.1,0.5 (angle and speed)')
+    replay.add_argument('--seed', type=int, help='planner.seed of the controller (default: 0); '
+                        "with --state, of the noise (default: that of the agent's table of "
+                        'failing states, else 0)')
 
     report = add('report', _report, 'Write the page and picture of a run folder',
                  'python -m pruning_core report runs/pendulum_quick')
@@ -209,7 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     'give another --out, or make room; nothing half-written was kept'))
         return _fail(options, full, FAILED)
     except KeyboardInterrupt:
-        again = 'start the same command again to go on' if options.command == 'train' else \
+        resumable = options.command in ('train', 'study')
+        again = 'start the same command again to go on' if resumable else \
             'nothing half-written was kept'
         return _fail(options, PruningError(f'interrupted; {again}'), INTERRUPTED)
 
@@ -393,6 +442,27 @@ def _evaluate(options: argparse.Namespace) -> int:
                                      _progress(options), options.write))
 
 
+def _stability(options: argparse.Namespace) -> int:
+    from pruning_core import checkpoint, zoo
+    from pruning_core.stability_report import Asked, describe_stability
+
+    run = checkpoint.load_run(zoo.find(options.agent))
+    return _tell(options, describe_stability(run, Asked(
+        states=options.states, near=options.near, periods=options.periods,
+        samples=options.samples, iterations=options.iterations, policy=options.policy,
+        value=options.value, sweeps=options.sweeps, bounds=options.bounds, seed=options.seed,
+        processes=options.processes, out=options.out), _progress(options)))
+
+
+def _study(options: argparse.Namespace) -> int:
+    from pruning_core.studies.stability import publish, settings_from, study
+
+    work = options.work or Path('runs') / f'study_{options.name}'
+    result = study(work, options.agent or ['pendulum_dense'], settings_from(options.set),
+                   options.processes, _progress(options))
+    return _tell(options, publish(result, options.out or work))
+
+
 def _inspect(options: argparse.Namespace) -> int:
     from pruning_core.runtime.bundle import MANIFEST, open_bundle
 
@@ -453,7 +523,36 @@ def _record(options: argparse.Namespace) -> int:
     return _tell(options, {'bag': str(options.out), **facts})
 
 
+def _replay_state(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from pruning_core import checkpoint, zoo
+    from pruning_core.stability_gate import replay
+
+    run = checkpoint.load_run(zoo.find(options.agent))
+    try:
+        state = np.array([float(x) for x in options.state.split(',')])
+    except ValueError:
+        raise ConfigError(
+            explain(f"state '{options.state}' was given", 'it is not a list of numbers',
+                    'numbers with commas between them', 'write it as --state=-3.1,0.5')
+        ) from None
+    found = replay(run, state, options.seed)
+    values = found.runs.values[:, 0]
+    return _tell(options, {
+        'agent': str(run.folder), 'state': options.state, 'seed': found.seed,
+        'passes': not found.failed, 'V': [round(float(v), 4) for v in values]})
+
+
 def _replay(options: argparse.Namespace) -> int:
+    if (options.bag is None) == (options.state is None) or (
+            (options.state is None) != (options.agent is None)):
+        raise ConfigError(
+            explain('a replay was asked for', 'not one bag, nor one agent with one state',
+                    'a bag, or --agent FOLDER --state=A,B', 'name one of the two')
+        )
+    if options.state is not None:
+        return _replay_state(options)
     from pruning_core import recording
     from pruning_core.runtime.bundle import open_bundle, unpack
 
@@ -464,7 +563,8 @@ def _replay(options: argparse.Namespace) -> int:
         bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
     facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks),
                              'commands without an observation': bag.unmatched}
-    results = [result.to_json() for result in recording.replay(bag, bundles, seed=options.seed)]
+    results = [result.to_json()
+               for result in recording.replay(bag, bundles, seed=options.seed or 0)]
     if options.json:
         return _tell(options, {**facts, 'models': results})
     for result in results:

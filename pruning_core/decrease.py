@@ -82,8 +82,8 @@ class Decrease:
     passing_states: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values; a margin that is not finite becomes None."""
+        return {**asdict(self), 'margin': self.margin if np.isfinite(self.margin) else None}
 
 
 def violated(lyapunov: Lyapunov, before: Array, after: Array) -> npt.NDArray[np.bool_]:
@@ -98,13 +98,15 @@ def measure(lyapunov: Lyapunov, before: Array, after: Array, level: float) -> De
         lyapunov: delta and the ball.
         before: (N,) V at the start.
         after: (N,) V after `lyapunov.steps` periods.
-        level: c.
+        level: c; infinite for all states, and then the result has the largest V tested from.
 
     Raises:
         ConfigError: no state lies between the ball and the level.
     """
     tested = (before > lyapunov.ball) & (before <= level)
     before, after = before[tested], after[tested]
+    if len(before):
+        level = min(level, float(before.max())) if np.isinf(level) else level
     failed = violated(lyapunov, before, after)
     bound = upper_bound(int(failed.sum()), len(before))
     outside = ~(after <= lyapunov.ball)

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from pruning_core import checkpoint as files
 from pruning_core import config as configuration
 from pruning_core.agent import Agent
+from pruning_core.backoff import copy_of, give_back
 from pruning_core.budgets import Budget, Parameters
 from pruning_core.checkpoint import Run
 from pruning_core.compensation import Refit, compensate_agent
 from pruning_core.config import PlannerConfig, PruningConfig
-from pruning_core.env import describe, make_raw
+from pruning_core.decrease import Tested
 from pruning_core.errors import AgentError, GateError, explain
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.export import prepare
@@ -46,7 +47,8 @@ from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
 from pruning_core.selection import Limits, select
-from pruning_core.stability import candidate
+from pruning_core.stability_gate import TABLE as FAILING_STATES
+from pruning_core.stability_gate import gate, leave_failures, require_plant
 from pruning_core.stability_loss import StabilityScores, mix, stability_scores
 from pruning_core.subset import representatives
 from pruning_core.surgery import apply
@@ -126,10 +128,7 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
     """
     progress('score', 0, 1)
     graph = run.agent.graph()
-    scores = scores_of(run, graph, settings.score, settings.seed)
-    if settings.stability_weight > 0:
-        scores = mix(scores, stability_scores_of(run, settings, progress).units,
-                     settings.stability_weight)
+    scores = _scores(run, graph, settings, progress)
 
     def within(budget: Budget) -> Plan:
         return select(graph.groups, scores, budget,
@@ -139,11 +138,25 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
 
     plan = plan_within(run, graph.groups, settings.latency_ms, within, progress) \
         if settings.latency_ms else within(Parameters(settings.sparsity))
+    return _members(run, graph, plan, scores, settings)
+
+
+def _scores(run: Run, graph: UnitGraph, settings: PruningConfig, progress: Progress
+            ) -> dict[str, np.ndarray]:
+    scores = scores_of(run, graph, settings.score, settings.seed)
+    if settings.stability_weight > 0:
+        scores = mix(scores, stability_scores_of(run, settings, progress).units,
+                     settings.stability_weight)
+    return scores
+
+
+def _members(run: Run, graph: UnitGraph, plan: Plan, scores: Mapping[str, np.ndarray],
+             settings: PruningConfig) -> Plan:
+    """Choose the members of each group again, where representatives are asked for."""
     visits = _visits(run, settings)
-    if settings.members == 'representative' and visits is not None:
-        plan = representatives(graph.groups, dict(run.agent.components.items()), plan, visits,
-                               scores)
-    return plan
+    if settings.members != 'representative' or visits is None:
+        return plan
+    return representatives(graph.groups, dict(run.agent.components.items()), plan, visits, scores)
 
 
 def _visits(run: Run, settings: PruningConfig) -> Visits | None:
@@ -161,19 +174,15 @@ def stability_scores_of(run: Run, settings: PruningConfig, progress: Progress = 
     Raises:
         AgentError: the plant has no known goal, or the folder no replay to roll out from.
     """
-    env = run.config.env
-    spec = describe(make_raw(env.id), env)
-    lyapunov = candidate(env.id, spec.period_s, env.action_repeat)
-    if lyapunov is None or run.replay is None:
+    judged = require_plant(run.config, 'stability-aware importance')
+    if run.replay is None:
         raise AgentError(
-            explain('stability-aware importance was asked for',
-                    f"'{env.id}' has no known goal" if lyapunov is None else
-                    f"'{run.folder}' has no replay",
-                    'a plant with a goal (docs/stability.md), and an agent with its replay',
-                    'set pruning.stability_weight=0')
+            explain('stability-aware importance was asked for', f"'{run.folder}' has no replay",
+                    'an agent with its replay', 'set pruning.stability_weight=0')
         )
-    return stability_scores(run.agent, run.replay, lyapunov, np.asarray(spec.observation_scale),
-                            run.config.importance, batches=settings.stability_batches,
+    return stability_scores(run.agent, run.replay, judged.lyapunov,
+                            judged.plant.limits.observation_scale, run.config.importance,
+                            batches=settings.stability_batches,
                             rng=np.random.default_rng(settings.seed), progress=progress)
 
 
@@ -217,6 +226,65 @@ def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = s
                 rng=np.random.default_rng(settings.seed), importance=importance,
                 progress=progress)
     return Shrunk(difference, importance, tuple(refits))
+
+
+@dataclasses.dataclass(frozen=True)
+class CutDown:
+    """The last cut that was tried.
+
+    Attributes:
+        agent: after cut and recovery.
+        plan: what was cut.
+        shrunk: what was measured meanwhile.
+        tested: by the stability gate; None without one.
+        figures: of that test.
+        rounds: one record per cut that was tried: its size, its test, and what was given back.
+    """
+
+    agent: Agent
+    plan: Plan
+    shrunk: Shrunk
+    tested: Tested | None
+    figures: dict[str, Any]
+    rounds: list[dict[str, Any]]
+
+
+def shrink_until_stable(run: Run, plan: Plan, settings: PruningConfig,
+                        progress: Progress = silent) -> CutDown:
+    """Cut and recover; where the stability gate refuses the agent, back off and cut anew.
+
+    Args:
+        run: the agent is cut in place; further rounds cut copies of it.
+        plan: the first one to try.
+        settings: `gate_rounds` limits how often.
+        progress: told of every phase.
+
+    Raises:
+        GroupError: a cut does not verify.
+    """
+    spare = copy_of(run.agent) if settings.gate_rounds > 1 else None
+    rounds: list[dict[str, Any]] = []
+    while True:
+        shrunk = shrink(run, plan, settings, progress)
+        outcome = gate(run.agent, run.config, settings, progress)
+        if outcome is None:
+            return CutDown(run.agent, plan, shrunk, None, {}, rounds)
+        tested, figures = outcome
+        rounds.append({'achieved': plan.achieved, 'violations': figures['violations'],
+                       'bound': figures['bound'], 'margin': figures['margin']})
+        last = CutDown(run.agent, plan, shrunk, tested, figures, rounds)
+        if (figures['bound'] <= settings.gate_violation or spare is None
+                or len(rounds) >= settings.gate_rounds):
+            return last
+        run = dataclasses.replace(run, agent=copy_of(spare))
+        graph = run.agent.graph()
+        scores = _scores(run, graph, settings, progress)
+        step = give_back(graph.groups, plan, stability_scores_of(run, settings, progress).units,
+                         scores, settings.multiple)
+        if step is None:
+            return last
+        rounds[-1]['gave_back'] = step.to_json()
+        plan = _members(run, graph, step.plan, scores, settings)
 
 
 def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None = None,
@@ -289,8 +357,8 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     dense = _dense_facts(run)
     dense_return = _reference(run, seeds, gate_planner, progress)
 
-    plan = choose(run, settings, progress)
-    shrunk = shrink(run, plan, settings, progress)
+    cut_down = shrink_until_stable(run, choose(run, settings, progress), settings, progress)
+    agent, plan, shrunk = cut_down.agent, cut_down.plan, cut_down.shrunk
 
     pruned_return = evaluate(agent, config.env, seeds, gate_planner, progress)
     loss = compare(pruned_return, dense_return)
@@ -303,9 +371,12 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, parent: str | None,
     }
     files.save_run(folder, config, agent, shrunk.importance, run.replay)
     files.write_json(folder / PLAN, plan.to_json())
+    if cut_down.tested is not None:
+        gates['stability'] = {**cut_down.figures, 'rounds': cut_down.rounds}
+        leave_failures(folder, require_plant(config, 'a picture'), cut_down.tested)
     files.write_json(folder / files.EVALUATION,
                      {'gate': pruned_return.to_json(), 'dense': dense_return.to_json()})
-    smaller = dataclasses.replace(run, config=config,
+    smaller = dataclasses.replace(run, agent=agent, config=config,
                                   lineage={'parent': parent, 'dense': dense})
     graphs, manifest, parity = prepare(smaller)
     gates['parity'] = parity.worst
@@ -397,6 +468,13 @@ def _failures(gates: Mapping[str, Any]) -> list[str]:
     if not latency['p50_s'] <= budget_s:
         failed.append(f"half of all plans take more than {latency['p50_s'] * 1e3:.1f} ms, "
                       f'the budget is {budget_s * 1e3:g} ms')
+    stability = gates.get('stability')
+    if stability and not stability['bound'] <= stability['allowed']:
+        failed.append(
+            f"from {stability['violations']} of {stability['states']} states it does not get to "
+            f"the goal within {stability['periods']} periods: at most {stability['bound']:.1%} of "
+            f"all (95 %), allowed {stability['allowed']:.1%}; {FAILING_STATES} has them, to see "
+            'one: python -m pruning_core replay --agent FOLDER --state=...')
     allowed_s = latency['allowed_share'] * latency['period_s']
     if latency['allowed_share'] > 0 and not latency['p99_s'] <= allowed_s:
         failed.append(f"99 % of plans take up to {latency['p99_s'] * 1e3:.1f} ms, "

@@ -130,4 +130,4 @@ def test_plants_and_folders_without_what_it_takes(run, four_parts):
                          (dataclasses.replace(run, replay=None), 'no replay')):
         with pytest.raises(AgentError) as error:
             stability_scores_of(broken, run.config.pruning)
-        four_parts(error, said, 'stability_weight=0')
+        four_parts(error, 'stability-aware importance', said)

@@ -14,6 +14,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,18 @@ from scipy import stats
 
 from pruning_core import checkpoint as files
 from pruning_core import zoo
-from pruning_core.agent import Agent
 from pruning_core.checkpoint import Run, load_run
-from pruning_core.closed_loop import AgentController, Conditions, Loop, Workers
+from pruning_core.closed_loop import AgentController, Conditions, Workers
+from pruning_core.config import override
 from pruning_core.decrease import check, reference_level
-from pruning_core.env import describe, make_raw
-from pruning_core.errors import ConfigError, explain
+from pruning_core.errors import ConfigError, MissingExtra, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
-from pruning_core.plants import make_plant
 from pruning_core.progress import Progress, silent
 from pruning_core.pruner import choose, shrink
-from pruning_core.region import Region, region_map
-from pruning_core.robustness import delay_margin, sweep
-from pruning_core.stability import candidate
+from pruning_core.region import region_map
+from pruning_core.robustness import Point, delay_margin, sweep
+from pruning_core.stability_gate import closed_loop, require_plant
 
 SCORES = {'task': 0.0, 'stability-aware': 0.5}  # name -> pruning.stability_weight
 PASSING = 0.05  # violation bound up to which a sparsity counts as safe
@@ -59,15 +58,15 @@ class Settings:
         seed: of states, noise and recovery.
     """
 
-    sparsities: tuple[float, ...] = (0.95, 0.9, 0.7, 0.5, 0.3, 0.0)
+    sparsities: tuple[float, ...] = (0.95, 0.9, 0.0, 0.7, 0.5, 0.3)
     samples: int = 64
     iterations: int = 2
     cells: tuple[int, int] = (12, 12)
-    local_states: int = 200
-    delay_states: int = 48
+    local_states: int = 100
+    delay_states: int = 24
     delays: tuple[int, ...] = (0, 1, 2, 3)
     periods: int = 100
-    episodes: int = 20
+    episodes: int = 10
     recovery_updates: int = -1
     seed: int = 0
 
@@ -91,7 +90,7 @@ def study(folder: Path, agents: Sequence[str], settings: Settings, processes: in
         raise ConfigError(explain('a study was asked for', 'no agents', '1 or more',
                                   'name a run folder or a shipped agent'))
     folder.mkdir(parents=True, exist_ok=True)
-    _keep_settings(folder / 'settings.json', json.loads(json.dumps(asdict(settings))))
+    _keep_settings(folder / 'settings.json', settings)
     rows = []
     for name in agents:
         source = zoo.find(name)
@@ -110,7 +109,10 @@ def study(folder: Path, agents: Sequence[str], settings: Settings, processes: in
                 score: largest_safe(rows, score) for score in SCORES}}
 
 
-def _keep_settings(path: Path, wanted: dict[str, Any]) -> None:
+def _keep_settings(path: Path, settings: Settings) -> None:
+    """Rows of one folder belong together; only which sparsities there are may change."""
+    wanted = {k: v for k, v in json.loads(json.dumps(asdict(settings))).items()
+              if k != 'sparsities'}
     if path.is_file() and json.loads(path.read_text()) != wanted:
         raise ConfigError(
             explain(f"a study in '{path.parent}' was asked for",
@@ -141,7 +143,8 @@ def _row(source: Path, sparsity: float, score: str, settings: Settings, folder: 
         run = dataclasses.replace(load_run(folder), folder=folder)
         achieved = 1 - count_parameters(run.agent.components) / dense
     return {'agent': source.name, 'sparsity': sparsity, 'score': score, 'achieved': achieved,
-            **measure_agent(run, settings, processes, _labelled(progress, label))}
+            **_measure(run, settings, folder.with_suffix('.parts'), processes,
+                       _labelled(progress, label))}
 
 
 def _labelled(progress: Progress, label: str) -> Progress:
@@ -151,48 +154,65 @@ def _labelled(progress: Progress, label: str) -> Progress:
     return told
 
 
-def measure_agent(run: Run, settings: Settings, processes: int, progress: Progress
-                  ) -> dict[str, Any]:
-    """Everything that the study asks of one agent."""
+def _measure(run: Run, settings: Settings, kept: Path, processes: int, progress: Progress
+             ) -> dict[str, Any]:
+    """Everything that the study asks of one agent; each part is kept as soon as it is there."""
     env = run.config.env
-    plant = make_plant(env)
-    spec = describe(make_raw(env.id), env)
-    lyapunov = candidate(env.id, spec.period_s, env.action_repeat)
-    if lyapunov is None:
-        raise ConfigError(explain(f"a stability study on '{env.id}' was asked for",
-                                  'it has no known goal', 'Pendulum-v1, or a plant that declares '
-                                  'one (docs/stability.md)', 'choose another agent'))
+    judged = require_plant(run.config, 'a stability study')
+    lyapunov = judged.lyapunov
     planner = run.config.planner.scaled(settings.samples, settings.iterations)
-    controller = AgentController(run.agent, plant.limits, planner)
     conditions = Conditions(settings.periods)
 
     def workers(phase: str) -> Workers:
         return Workers(processes, progress, phase)
 
-    returned = evaluate(run.agent, env, evaluation_seeds(settings.episodes), planner, progress)
-    level = reference_level(plant, lyapunov)
-    local = check(Loop(plant, controller, lyapunov, Conditions(lyapunov.steps)), level,
-                  settings.local_states, settings.seed, workers('local'))
-    region: Region = region_map(Loop(plant, controller, lyapunov, conditions), settings.cells, 1,
-                                settings.seed, workers('region'))
-    delays = sweep('delay', controller, lyapunov, conditions, settings.delay_states,
-                   settings.seed, values=settings.delays, action_repeat=env.action_repeat,
-                   workers=workers('delay'))
-    return {'parameters': count_parameters(run.agent.components),
-            'return': returned.mean, 'return_interval': list(returned.interval()),
-            'local': local.decrease.to_json(), 'region': region.to_json(),
-            'delays': [p.to_json() for p in delays], 'delay_margin': delay_margin(delays)}
+    def returned() -> Any:
+        seeds = evaluation_seeds(settings.episodes)
+        found = evaluate(run.agent, env, seeds, planner, progress)
+        return {'mean': found.mean, 'interval': found.interval()}
+
+    def local() -> Any:
+        loop = closed_loop(run.agent, judged, planner, Conditions(lyapunov.steps))
+        level = reference_level(judged.plant, lyapunov)
+        return check(loop, level, settings.local_states, settings.seed,
+                     workers('local')).decrease.to_json()
+
+    def region() -> Any:
+        return region_map(closed_loop(run.agent, judged, planner, conditions), settings.cells, 1,
+                          settings.seed, workers('region')).to_json()
+
+    def delay(periods: int) -> Any:
+        controller = AgentController(run.agent, judged.plant.limits, planner)
+        return sweep('delay', controller, lyapunov, conditions, settings.delay_states,
+                     settings.seed, values=(periods,), action_repeat=env.action_repeat,
+                     workers=workers(f'delay {periods}'))[0].to_json()
+
+    parts: dict[str, Callable[[], Any]] = {
+        'return': returned, 'region': region, 'local': local,
+        **{f'delay {d}': partial(delay, d) for d in settings.delays}}
+    measured = json.loads(kept.read_text()) if kept.is_file() else {}
+    for name, part in parts.items():
+        if name not in measured:
+            measured[name] = json.loads(json.dumps(part()))
+            files.write_json(kept, measured)
+    return {'parameters': count_parameters(run.agent.components), **measured}
+
+
+def _delay_margin(row: dict[str, Any]) -> int:
+    points = [Point(**{k: v for k, v in part.items() if k != 'share'})
+              for name, part in row.items() if name.startswith('delay ')]
+    return delay_margin(points)
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], float]] = {
-    'return': lambda r: r['return'],
+    'return': lambda r: r['return']['mean'],
     'violation share': lambda r: r['region']['decrease']['share'],
     'violation bound': lambda r: r['region']['decrease']['bound'],
     'margin': lambda r: r['region']['decrease']['margin'],
     'local bound': lambda r: r['local']['bound'],
     'local margin': lambda r: r['local']['margin'],
     'region area': lambda r: r['region']['area'],
-    'delay margin': lambda r: r['delay_margin'],
+    'delay margin': _delay_margin,
 }
 
 
@@ -231,6 +251,63 @@ def largest_safe(rows: Sequence[dict[str, Any]], score: str) -> float | None:
     return safe
 
 
-def agent_of(folder: Path) -> Agent:
-    """The pruned agent that a row was measured on."""
-    return load_run(folder).agent
+def settings_from(overrides: Sequence[str]) -> Settings:
+    """Read `stability.KEY=VALUE` overrides; values are YAML.
+
+    Raises:
+        ConfigError: an unknown key, or a value of another kind.
+    """
+    values = asdict(Settings())
+    for name, value in override({'stability': {}}, overrides).items():
+        unknown = set(value) - set(values) if name == 'stability' else {name}
+        if unknown:
+            raise ConfigError(
+                explain(f'{", ".join(sorted(unknown))} was to be set', 'it is not known',
+                        ', '.join(f'stability.{k}' for k in values), 'correct --set')
+            )
+        for key, given in value.items():
+            kind = type(values[key])
+            given = tuple(given) if kind is tuple and isinstance(given, list) else given
+            if type(given) is not kind:
+                raise ConfigError(
+                    explain(f'stability.{key} was set to {given!r}',
+                            f'a {type(given).__name__}', f'a {kind.__name__}', 'correct --set'))
+            values[key] = given
+    return Settings(**values)
+
+
+def publish(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the result and its pictures.
+
+    Returns:
+        What a person wants to read first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / 'stability.json', result)
+    try:
+        from pruning_core import stability_figures as figures
+
+        pictures = {
+            'stability_maps.svg': figures.regions(_two_maps(result['rows'])),
+            'stability_table.svg': figures.tradeoff(result['table'], (
+                ('return', 'return'), ('violation bound', 'violation bound'),
+                ('margin', 'margin'), ('region area', 'region area, rad\u00b2/s'),
+                ('delay margin', 'delay margin, periods')))}
+        for name, text in pictures.items():
+            files.write_atomically(folder / name, partial(Path.write_text, data=text))
+    except MissingExtra:
+        pictures = {}
+    keys = ('return', 'violation bound', 'margin', 'region area', 'delay margin')
+    return {'result': str(folder / 'stability.json'), 'pictures': ', '.join(pictures) or 'none',
+            'agents': ', '.join(result['agents']),
+            **{f"{line['sparsity']:.0%} {line['score']}": ', '.join(
+                f'{k} {line[k]:.4g}' for k in keys) for line in result['table']},
+            'largest safe sparsity': result['largest_safe_sparsity']}
+
+
+def _two_maps(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The dense agent's map and that of the smallest task-scored one, of the first agent."""
+    first = [r for r in rows if r['agent'] == rows[0]['agent'] and r['score'] == 'task']
+    ends = (min(first, key=lambda r: r['sparsity']), max(first, key=lambda r: r['sparsity']))
+    return {f"{r['sparsity']:.0%} removed" if r['sparsity'] else 'dense': r['region']
+            for r in ends}

@@ -1,0 +1,160 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The study on a tiny agent: whole, resumable, honest about what is missing; and the commands."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pruning_core.cli import DONE, FAILED
+from pruning_core.errors import ConfigError
+from pruning_core.studies import stability as study_module
+from pruning_core.studies.stability import (
+    Settings,
+    largest_safe,
+    publish,
+    settings_from,
+    study,
+    table,
+)
+
+SMALL = Settings(sparsities=(0.5, 0.0), samples=8, iterations=1, cells=(2, 3), local_states=4,
+                 delay_states=3, delays=(0, 1), periods=22, episodes=1, recovery_updates=2)
+
+
+@pytest.fixture(scope='module')
+def done(trained, tmp_path_factory):
+    """A whole study, and the folder it was made in."""
+    folder = tmp_path_factory.mktemp('study')
+    return study(folder / 'work', [str(trained)], SMALL), folder / 'work'
+
+
+def test_rows_are_those_that_were_asked_for(done):
+    result, _ = done
+    assert [(r['sparsity'], r['score']) for r in result['rows']] == [
+        (0.5, 'task'), (0.5, 'stability-aware'), (0.0, 'task')]
+    for row in result['rows']:
+        assert np.shape(row['region']['success']) == (2, 3)
+        assert row['achieved'] >= row['sparsity']
+    assert [(t['sparsity'], t['agents']) for t in result['table']] == [
+        (0.0, 1), (0.0, 1), (0.5, 1), (0.5, 1)]
+    assert result['largest_safe_sparsity'].keys() == {'task', 'stability-aware'}
+
+
+def test_an_interrupted_study_goes_on_where_it_stopped(done, trained, tmp_path, monkeypatch):
+    """Struck in the middle of an agent: what was measured is not measured again."""
+    result, _ = done
+    calls, check = [], study_module.check
+
+    def strike(*arguments, **facts):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return check(*arguments, **facts)
+
+    monkeypatch.setattr(study_module, 'check', strike)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, [str(trained)], SMALL)
+    pruned = next(tmp_path.glob('agent/500_task/agent.safetensors'))
+    before = pruned.stat().st_mtime_ns
+    regions = []
+    monkeypatch.setattr(study_module, 'region_map', lambda *a: regions.append(a))
+    with pytest.raises(AttributeError):  # of the second agent: the first one's map is there
+        study(tmp_path, [str(trained)], SMALL)
+    assert len(regions) == 1 and pruned.stat().st_mtime_ns == before
+    monkeypatch.undo()
+    again = study(tmp_path, [str(trained)], SMALL)
+    assert again == result
+
+
+def test_a_folder_keeps_to_its_settings(done, trained, four_parts):
+    result, folder = done
+    with pytest.raises(ConfigError) as error:
+        study(folder, [str(trained)], Settings(sparsities=(0.5,)))
+    four_parts(error, 'other settings')
+    fewer = study(folder, [str(trained)], Settings(**{
+        **vars(SMALL), 'sparsities': (0.0,)}))
+    assert fewer['rows'] == result['rows'][2:]
+    with pytest.raises(ConfigError):
+        study(folder, [], SMALL)
+
+
+def test_what_is_published(done, tmp_path):
+    result, _ = done
+    facts = publish(result, tmp_path / 'docs')
+    assert json.loads((tmp_path / 'docs' / 'stability.json').read_text()) == json.loads(
+        json.dumps(result))
+    for name in ('stability_maps.svg', 'stability_table.svg'):
+        assert '<svg' in (tmp_path / 'docs' / name).read_text()
+    assert '50% stability-aware' in facts
+
+
+def row(sparsity, bound, agent='a', score='task', value=1.0):
+    decrease = {'bound': bound, 'share': 0.0, 'margin': None}
+    return {'sparsity': sparsity, 'score': score, 'agent': agent, 'return': {'mean': value},
+            'region': {'decrease': decrease, 'area': 1.0}, 'local': {'bound': 0, 'margin': 0},
+            'delay 0': {'what': 'delay', 'value': 0, 'states': 20, 'reached': 20, 'low': 0.9},
+            'delay 1': {'what': 'delay', 'value': 1, 'states': 20, 'reached': 3, 'low': 0.0}}
+
+
+@pytest.mark.parametrize(('bounds', 'largest'), [
+    ((0.01, 0.02, 0.03), 0.9), ((0.01, 0.2, 0.03), 0.0), ((0.2, 0.0, 0.0), None)])
+def test_largest_safe_sparsity_needs_every_smaller_one(bounds, largest):
+    rows = [row(s, b) for s, b in zip((0.0, 0.5, 0.9), bounds, strict=True)]
+    assert largest_safe(rows, 'task') == largest
+
+
+def test_one_agent_that_fails_counts():
+    rows = [row(0.0, 0.01), row(0.0, 0.01, 'b'), row(0.5, 0.01), row(0.5, 0.3, 'b')]
+    assert largest_safe(rows, 'task') == 0.0
+
+
+def test_table_has_students_interval():
+    rows = [row(0.0, 0.0, a, value=v) for a, v in (('a', 1.0), ('b', 3.0))]
+    line = table(rows)[0]
+    assert (line['return'], line['delay margin'], line['agents']) == (2.0, 0.0, 2)
+    assert line['return interval'] == pytest.approx([2 - 12.706, 2 + 12.706], abs=1e-3)
+
+
+def test_settings_of_the_command_line(four_parts):
+    assert settings_from(['stability.cells=[3, 4]', 'stability.periods=9']) == Settings(
+        cells=(3, 4), periods=9)
+    for bad, said in ((['stability.cell=3'], 'cell'), (['pruning.seed=1'], 'pruning'),
+                      (['stability.periods=long'], 'long')):
+        with pytest.raises(ConfigError) as error:
+            settings_from(bad)
+        four_parts(error, said)
+
+
+def test_the_command(trained, tmp_path, main, capsys):
+    sets = [f'--set=stability.{k}={json.dumps(v)}' for k, v in vars(SMALL).items()]
+    assert main('study', 'stability', '--agent', trained, '--work', tmp_path / 'w', '--out',
+                tmp_path / 'o', '--json', *sets) == DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told['result'] == str(tmp_path / 'o' / 'stability.json')
+    assert main('study', 'stability', '--set', 'stability.x=1') == FAILED
+
+
+@pytest.mark.parametrize(('options', 'key'), [
+    ((), 'reached the goal and stayed'), (('--near',), 'largest passing V'),
+    (('--policy',), 'margin'),
+    (('--policy', '--sweeps', '--states', 2, '--periods', 3), 'delay margin, periods'),
+    (('--policy', '--bounds'), 'policy, Lipschitz'),
+])
+def test_stability_command(trained, main, capsys, tmp_path, options, key):
+    assert main('stability', '--agent', trained, '--states', 6, '--periods', 22, '--samples', 8,
+                '--iterations', 1, '--out', tmp_path, '--json', *options) == DONE
+    facts = json.loads(capsys.readouterr().out)
+    assert key in facts
+    if '--sweeps' in options:
+        assert 'mass 1.4' in facts and 'delay 2' in facts
+    assert (tmp_path / 'stability_failures.csv').exists() == (facts['violations'] > 0)
+
+
+def test_stability_command_without_a_goal(trained, main, capsys, four_parts):
+    """Episodes of twelve decisions have no window of twenty: said, not guessed."""
+    assert main('stability', '--agent', trained, '--value', '--states', 1) == FAILED
+    four_parts(capsys.readouterr().err.strip().partition(': ')[2], 'longer than 20 periods')
