@@ -6,7 +6,7 @@ ARGS ?=
 IN_VENV := . .venv/setup.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: docs help setup demo test lint clean
 
 help:
 	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
 	@echo 'make bench   the best return that the pendulum allows, beside which ours stands'
+	@echo 'make docs    the site of the documentation, into site/, with its links checked'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
 
 setup:
@@ -35,6 +36,11 @@ test: setup lint
 bench: setup
 	@$(IN_VENV) python benchmarks/pendulum_optimum.py --episodes 100
 
+docs:
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \
+	.venv-docs/bin/pip install -q $(PIP_ARGS) -r requirements/docs.txt; }
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build $(ARGS)
+
 clean:
-	rm -rf build install log dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build install log dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

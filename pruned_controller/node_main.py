@@ -26,7 +26,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from pruning_core.errors import PruningError
+from pruning_core.errors import PruningError, explain
 
 
 class Closable(Protocol):
@@ -51,7 +51,12 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
             # A lifecycle node's cleanup destroys what the executor is just about to serve.
             with contextlib.suppress(InvalidHandle):
                 executor.spin_once(timeout_sec=0.2)
-    except (PruningError, ParameterException, InvalidParameterTypeException,
+    except InvalidParameterTypeException as error:
+        sys.stderr.write(f'{type(error).__name__}: ' + explain(
+            'a parameter was set', str(error), 'a value of its own type',
+            'a double needs a point: 50.0 instead of 50') + '\n')
+        return 2
+    except (PruningError, ParameterException,
             InvalidParameterValueException) as error:  # rclpy's have no common root
         sys.stderr.write(f'{type(error).__name__}: {error}\n')
         return 2

@@ -135,7 +135,9 @@ class Observer:
     def _silent(service: str, what: str) -> JobError:
         return JobError(
             explain(f"service '{service}' was called", what, 'a running node of that name',
-                    'look at the log of that node; check that ROS_DOMAIN_ID is the same')
+                    'look at the log of that node; check on both sides that ROS_DOMAIN_ID is the '
+                    'same, that ROS_AUTOMATIC_DISCOVERY_RANGE and ROS_LOCALHOST_ONLY allow it, '
+                    'and that no firewall stops UDP from port 7400 on')
         )
 
     def _keep(self, name: str) -> Callable[[Float64], None]:

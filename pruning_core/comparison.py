@@ -21,7 +21,7 @@ from pruning_core import checkpoint as files
 from pruning_core import figures
 from pruning_core.errors import AgentError, explain
 from pruning_core.page import code, figure, render, row, section, table, text
-from pruning_core.report import PLAN, RESULT, comparison_rows, read_json
+from pruning_core.report import PLAN, RESULT, budget_text, comparison_rows, read_json
 
 
 def write_comparison(folders: Sequence[str | Path], page: str | Path) -> Path:
@@ -111,9 +111,11 @@ def _facts(path: Path) -> dict[str, Any]:
     plan, evaluation, lineage = (
         read_json(path / name) if (path / name).is_file() else {}
         for name in (PLAN, files.EVALUATION, files.LINEAGE))
-    shown = {'parameters': f'{_parameters(path):,}'}
+    shown, removed = {'parameters': f'{_parameters(path):,}'}, 0.0
     if plan:
-        shown |= {'removed': f"{plan['achieved']:.1%}", 'asked for': f"{plan['requested']:.1%}",
+        removed = 1 - plan['parameters_left'] / plan['parameters']
+        shown |= {'parameters removed': f'{removed:.1%}',
+                  'asked for': budget_text(plan, 'requested'),
                   'ranked by': plan['score'], 'shared out': plan['allocation']}
     for name, e in evaluation.items():
         shown |= {f'{name}: mean return': f"{e['mean']:.1f}",
@@ -128,7 +130,7 @@ def _facts(path: Path) -> dict[str, Any]:
     measured = evaluation.get('gate') or evaluation.get('planned')
     point = None
     if measured:
-        point = {'removed': plan.get('achieved', 0.0), 'p50_s': None, 'p99_s': None,
+        point = {'removed': removed, 'p50_s': None, 'p99_s': None,
                  **{key: measured[key] for key in ('mean', 'low', 'high')}, **(latency or {})}
     return {'shown': shown, 'plan': plan, 'point': point, 'settings': _flat(path)}
 

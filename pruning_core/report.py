@@ -216,23 +216,33 @@ def _cut(plan: Mapping[str, Any]) -> str:
         gone = len(plan['removed'].get(name, ()))
         rows.append((name, f'{units:,}', f'{units - gone:,}', f'{gone / units:.0%}'))
     rows.append(('all parameters', f"{plan['parameters']:,}", f"{plan['parameters_left']:,}",
-                 f"{plan['achieved']:.1%}"))
+                 f"{1 - plan['parameters_left'] / plan['parameters']:.1%}"))
     reasons = table([('group', 'why it gave less than the budget wanted'), *why.items()])
     return section(
         'What was cut',
-        f"<p>{plan['requested']:.1%} of the parameters were asked for, {plan['achieved']:.1%} "
-        f'went. Units are ranked by {text(plan["score"] or "the given scores")}; the budget is '
-        f'shared out as {text(plan["allocation"])}.</p>',
+        f'<p>Asked for: {text(budget_text(plan, "requested"))}; achieved: '
+        f'{text(budget_text(plan, "achieved"))}. Units are ranked by '
+        f'{text(plan["score"] or "the given scores")}; the budget is shared out as '
+        f'{text(plan["allocation"])}.</p>',
         row(figure('Units of every group: kept and removed.', figures.groups(plan)),
             table(rows)), reasons if why else '')
+
+
+def budget_text(plan: Mapping[str, Any], which: str) -> str:
+    """The budget of a plan, `requested` or `achieved`, in its own measure."""
+    measure = plan.get('budget', 'parameters')
+    if measure == 'milliseconds':
+        return f'{plan[which]:.1f} ms'
+    return f'{plan[which]:.1%} of the {measure} gone'
 
 
 def _pruning(folder: Path) -> tuple[str, str, str]:
     plan = read_json(folder / PLAN)
     events = [r for r in read_records(folder) if r.get('event') == 'pruned']
-    parts = [f'<p class="lead">{plan["parameters"] - plan["parameters_left"]:,} of '
-             f'{plan["parameters"]:,} parameters removed ({plan["achieved"]:.1%}, '
-             f'{plan["requested"]:.1%} asked for), ranked by {text(plan["score"])}.</p>']
+    gone = plan['parameters'] - plan['parameters_left']
+    parts = [f'<p class="lead">{gone:,} of {plan["parameters"]:,} parameters removed '
+             f'({gone / plan["parameters"]:.1%}; asked for: '
+             f'{text(budget_text(plan, "requested"))}), ranked by {text(plan["score"])}.</p>']
     if events:
         failed = events[-1]['failed']
         parts.append(f'<p class="fail">Refused: {text("; ".join(failed))}</p>' if failed else
