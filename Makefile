@@ -13,7 +13,7 @@ help:
 	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
-	@echo 'make bench   the best return that the pendulum allows, beside which ours stands'
+	@echo 'make bench   the best return that the pendulum allows; what tracing and cutting cost'
 	@echo 'make docs    the site of the documentation, into site/, with its links checked'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
 
@@ -35,6 +35,7 @@ test: setup lint
 
 bench: setup
 	@$(IN_VENV) python benchmarks/pendulum_optimum.py --episodes 100
+	@$(IN_VENV) python benchmarks/engine.py
 
 docs:
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \

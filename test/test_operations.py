@@ -216,6 +216,7 @@ FOLLOWED = {
     'padded rows': (lambda z, n: functional.pad(z, (0, 0, 1, 1))[1:-1], 8),
     'pooled rows': (lambda z, n: functional.avg_pool1d(z.T[None], 2)[0].T, 8),
     'autograd function': (lambda z, n: Double.apply(z), 8),
+    'compared widths': (lambda z, n: z if z.shape[-1] == (2 * z).shape[1] > 0 else -z, 8),
 }
 
 
@@ -263,6 +264,11 @@ FROZEN = {
     'width as a number': (lambda z, n: z * z.shape[-1], 'used as a number by torch.mul'),
     'root of the width': (lambda z, n: z / math.sqrt(z.shape[-1]), 'turned into a number'),
     'share of the width': (lambda z, n: z * (1 / z.shape[-1]), 'turned into a number'),
+    'asserted width': (lambda z, n: z if z.shape[-1] == 8 else -z, 'compared by'),
+    'wide enough': (lambda z, n: z if z.size(1) > 4 else -z, 'compared by'),
+    'dropout that stays on': (lambda z, n: functional.dropout(z, 0.5), 'functional.dropout'),
+    'arange': (lambda z, n: z * torch.arange(z.shape[-1]), 'used as a number by torch.arange'),
+    'eye': (lambda z, n: z @ torch.eye(z.shape[-1]).double(), 'used as a number by torch.eye'),
     'constant': (lambda z, n: z + torch.zeros(6, 8, dtype=z.dtype), 'fixed size by torch.zeros'),
     'constant matrix': (lambda z, n: z @ torch.eye(8).double(), 'not made of channels'),
     'group norm': (lambda z, n: functional.group_norm(z, 2), 'functional.group_norm'),

@@ -83,6 +83,8 @@ def _same(t: Tracer, call: Call) -> None:
         return  # `x.type()`, a name
     if call.out.shape != source.shape:
         raise Refused
+    if call.name == 'dropout' and call.get(2, 'training', 'train', default=True):
+        raise Refused  # other random numbers at another width
     t.put(call.out, t.axes(source), t.origins(source))
 
 
@@ -245,7 +247,7 @@ __hash__ __repr__ __format__ __dir__ can_cast result_type is_tensor
 """))
 _UNARY = _words("""
 relu relu6 elu celu selu silu mish gelu tanh sigmoid hardtanh hardswish hardsigmoid leaky_relu
-logsigmoid log_sigmoid softplus softsign tanhshrink hardshrink softshrink threshold rrelu neg
+logsigmoid log_sigmoid softplus softsign tanhshrink hardshrink softshrink threshold neg
 negative positive abs absolute exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square reciprocal
 sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc logit sign sgn ceil floor round
 trunc frac nan_to_num isnan isinf isfinite logical_not bitwise_not clamp_min clamp_max

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pruning_core.operations.widths import Ids, Width
+from pruning_core.operations.widths import Ids, Watch, Width
 
 if TYPE_CHECKING:
     from pruning_core.channels import Axes, Tracer
@@ -60,14 +60,14 @@ def sizes_of(t: Tracer, tensor: Tensor, out: Any, dim: tuple[Any, ...]) -> Any:
     if not t.knows(tensor):
         return out
 
-    def measured(ids: Ids) -> None:
-        t.freeze(ids, f'its width is turned into a number: {t.where(float)}')
-
+    watch = Watch(
+        lambda ids: t.freeze(ids, f'its width is turned into a number by {t.where(float)}'),
+        lambda ids, holds: t.check(ids, holds, f'its width is compared by {t.where(int)}'))
     axes = t.known(tensor)
     if isinstance(out, int):
         ids = axes[dim[0]]
-        return out if ids is None else Width.of(ids, measured)
-    return torch.Size([n if ids is None else Width.of(ids, measured)
+        return out if ids is None else Width.of(ids, watch)
+    return torch.Size([n if ids is None else Width.of(ids, watch)
                        for n, ids in zip(out, axes, strict=True)])
 
 

@@ -108,10 +108,8 @@ def conv(t: Tracer, call: Call) -> None:
     """Convolutions, transposed ones too; with groups only where each channel has its own."""
     x, weight, bias = call.get(0, 'input'), call.get(1, 'weight'), call.get(2, 'bias')
     transposed = 'transpose' in call.name
-    groups = call.get(7 if transposed else 6, 'groups', default=1)
+    groups = call.get(6, 'groups', default=1)
     spatial = weight.dim() - 2
-    if transposed:
-        groups = call.get(6, 'groups', default=1)
     channel = x.dim() - spatial - 1
     axes, (first, second, *window) = t.axes(x), t.axes(weight)
     reason = f'passed over by {t.where(call.func)}'
@@ -147,6 +145,8 @@ def conv(t: Tracer, call: Call) -> None:
 def embedding(t: Tracer, call: Call) -> None:
     """`embedding`: the result has the channels of the weight's columns."""
     weight = call.get(1, 'weight')
+    if call.get(3, 'max_norm') is not None:
+        raise Refused  # rows are scaled by their norm over all channels
     entries, channels = t.axes(weight)
     if entries is not None:
         t.freeze(entries, 'entries of an embedding')

@@ -59,7 +59,10 @@ class _Moves:
                 v for x in rest if isinstance(x, tuple) for v in x]]):
             if t.knows(index) and any(ids is not None for ids in t.axes(index)):
                 raise Refused  # an index that is computed, or one that is cut itself
-        self.pieces = _numbered(func, _numbers(self.shape), rest, self.kwargs)
+        try:
+            self.pieces = _numbered(func, _numbers(self.shape), rest, self.kwargs)
+        except _ERRORS as error:  # such as an index on another device
+            raise Refused from error
         self.results: list[tuple[tuple[int, ...], Axes]] = [
             (p.shape, self._axes_of(p)) for p in self.pieces]
         involved = [ids for ids in self.axes if ids is not None]

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
 Copies = npt.NDArray[np.int64]  # per channel id, how often it is there: 0 where it is cut
+
+
+class Watch(NamedTuple):
+    """Who is told what becomes of a width."""
+
+    # It was turned into a number that no longer follows a cut, such as `1 / math.sqrt(n)`.
+    measured: Callable[[Ids], None]
+    # It was compared; what that depends on, and whether the outcome stays the same.
+    compared: Callable[[Ids, Callable[[Copies], bool]], None]
 
 
 class Width(int):
@@ -31,27 +40,20 @@ class Width(int):
     ids: Ids
     counts: bool
     _after: Callable[[Copies], int]
-    _measured: Callable[[Ids], None]
+    _watch: Watch
 
     @classmethod
-    def of(cls, ids: Ids, measured: Callable[[Ids], None]) -> Width:
-        """Count channels.
-
-        Args:
-            ids: of one axis.
-            measured: told when the size is turned into a number that no longer follows the cut,
-                such as `1 / math.sqrt(n)`.
-        """
-        width = cls._make(len(ids), ids, lambda copies: int(copies[ids].sum()), measured)
+    def of(cls, ids: Ids, watch: Watch) -> Width:
+        """Count the channels of one axis."""
+        width = cls._make(len(ids), ids, lambda copies: int(copies[ids].sum()), watch)
         width.counts = True
         return width
 
     @classmethod
-    def _make(cls, value: int, ids: Ids, after: Callable[[Copies], int],
-              measured: Callable[[Ids], None]) -> Width:
+    def _make(cls, value: int, ids: Ids, after: Callable[[Copies], int], watch: Watch) -> Width:
         width = cls(value)
         width.ids, width.counts = ids, False
-        width._after, width._measured = after, measured
+        width._after, width._watch = after, watch
         return width
 
     def after(self, copies: Copies) -> int:
@@ -61,15 +63,24 @@ class Width(int):
     def _combine(self, operation: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
         value = operation(_plain(left), _plain(right))
         if not isinstance(value, int):
-            self._measured(self.ids)
+            self._watch.measured(self.ids)
             return value
         ids = np.concatenate([x.ids for x in (left, right) if isinstance(x, Width)])
         return Width._make(value, ids, lambda copies: int(
-            operation(after(left, copies), after(right, copies))), self._measured)
+            operation(after(left, copies), after(right, copies))), self._watch)
+
+    def _compare(self, operation: Callable[[Any, Any], bool], other: Any) -> bool:
+        outcome = operation(int(self), _plain(other))
+        ids = np.concatenate([x.ids for x in (self, other) if isinstance(x, Width)])
+        self._watch.compared(ids, lambda copies: outcome == operation(
+            self.after(copies), after(other, copies)))
+        return outcome
 
     def __float__(self) -> float:
-        self._measured(self.ids)
+        self._watch.measured(self.ids)
         return float(int(self))
+
+    __hash__ = int.__hash__
 
 
 def _plain(value: Any) -> Any:
@@ -109,8 +120,18 @@ def _binary(operation: Callable[[Any, Any], Any], *, reflected: bool
     return method
 
 
+def _comparison(operation: Callable[[Any, Any], bool]) -> Callable[[Width, Any], Any]:
+    def method(self: Width, other: Any) -> Any:
+        return self._compare(operation, other) if isinstance(other, (int, float)) \
+            else NotImplemented
+
+    return method
+
+
 for _name in ('add', 'sub', 'mul', 'floordiv', 'mod', 'truediv', 'pow'):
     _operation = getattr(operator, _name)
     setattr(Width, f'__{_name}__', _binary(_operation, reflected=False))
     setattr(Width, f'__r{_name}__', _binary(_operation, reflected=True))
 setattr(Width, '__neg__', lambda self: 0 - self)  # noqa: B010
+for _name in ('eq', 'ne', 'lt', 'le', 'gt', 'ge'):
+    setattr(Width, f'__{_name}__', _comparison(getattr(operator, _name)))
