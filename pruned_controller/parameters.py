@@ -66,7 +66,7 @@ PRUNER = (
               fixed=True),
     Parameter('sparsity', 0.95, 'Share of the parameters to remove'),
     Parameter('score', 'combined', 'Importance to rank by: gradient, fisher, bayesian, combined, '
-              'l1 or random'),
+              'ucb, random, l1, l2, lamp, taylor, activation or ablation'),
     Parameter('recovery_updates', 2000, 'Gradient updates after the cut', 0, 10_000_000),
     Parameter('gate_return_loss', 0.1, 'Largest loss of return, as a share, to be published', 0.0,
               1e6),

@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument('--budget', metavar='latency_ms=MS',
                        help='cut until the measured plan fits, instead of to a sparsity')
     prune.add_argument('--score', help='importance to rank by: gradient, fisher, bayesian, '
-                       'combined (default), l1 or random')
+                       'combined (default), ucb, random, l1, l2, lamp, taylor, activation or '
+                       'ablation; see docs/importance.md')
     prune.add_argument('--parent', help='hash of the bundle that this one replaces')
     add_set(prune)
     add_long(prune)

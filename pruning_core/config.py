@@ -21,7 +21,8 @@ import yaml
 from pruning_core.errors import ConfigError, explain, nearest
 
 ACTIVATIONS = ('relu', 'elu')
-SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp')
+SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp',
+          'taylor', 'activation', 'ablation')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
 SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
 PRECISIONS = ('float32', 'bfloat16')
@@ -295,6 +296,8 @@ class SparsityConfig:
     period: int = 2000
     # A group whose norm falls below this share of what it was is freed of all pressure; 0 never.
     collapse: float = 0.1
+    # Updates between two proximal steps; each is this much larger.
+    every: int = 1
     # Updates between two looks at the norms.
     check_every: int = 10
 
@@ -306,6 +309,7 @@ class SparsityConfig:
         _require(self.period >= 2, 'sparsity.period', self.period, '2 or more updates')
         _require(0 <= self.collapse < 1, 'sparsity.collapse', self.collapse,
                  'a share from 0 to below 1')
+        _require(self.every >= 1, 'sparsity.every', self.every, '1 or more')
         _require(self.check_every >= 1, 'sparsity.check_every', self.check_every, '1 or more')
 
 

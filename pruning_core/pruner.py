@@ -36,7 +36,7 @@ from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_se
 from pruning_core.export import prepare
 from pruning_core.groups import UnitGraph
 from pruning_core.importance import ImportanceTracker
-from pruning_core.importance.baselines import BASELINES, Subject
+from pruning_core.importance.baselines import BASELINES, NEED_DATA, Subject
 from pruning_core.importance.baselines import score as baseline
 from pruning_core.latency import plan_within
 from pruning_core.networks import count_parameters, count_plan_macs
@@ -52,9 +52,11 @@ from pruning_core.stability_gate import gate, leave_failures, require_plant
 from pruning_core.stability_loss import StabilityScores, mix, stability_scores
 from pruning_core.subset import representatives
 from pruning_core.surgery import apply
+from pruning_core.task_loss import Windows, task_loss
 from pruning_core.visits import Visits, visit
 
 BUNDLE, PLAN = 'bundle', 'plan.json'
+_WINDOWS = 128  # of the replay, on which a loss is measured for scores that need one
 _LATENCY_PLANS = 200  # the 99 % quantile is then the third slowest
 
 
@@ -77,15 +79,38 @@ class Pruned:
     seconds: float
 
 
-def scores_of(run: Run, graph: UnitGraph, score: str, seed: int) -> dict[str, np.ndarray]:
+def scores_of(run: Run, graph: UnitGraph, score: str, seed: int,
+              progress: Progress = silent) -> dict[str, np.ndarray]:
     """Scores per unit under one of `config.SCORES`.
 
+    Args:
+        run: the agent, with its importance and its replay.
+        graph: its structure.
+        score: which.
+        seed: of random scores, and of the replayed windows that some are measured on.
+        progress: told after every unit of an ablation.
+
     Raises:
-        AgentError: the score is gathered in training and the folder has none, or none yet.
+        AgentError: the score needs what the folder does not have: importance gathered in
+            training, enough of it, or a replay.
     """
     if score in BASELINES:
-        return baseline(score, Subject(
-            graph, dict(run.agent.components.items()), np.random.default_rng(seed)))
+        rng = np.random.default_rng(seed)
+        loss = None
+        if score in NEED_DATA:
+            if run.replay is None:
+                raise AgentError(
+                    explain(f"score '{score}' was asked for", f"'{run.folder}' has no replay",
+                            'a score of weights alone for such an agent: l1, l2 or lamp',
+                            'choose one, or train with this package')
+                )
+            windows = Windows.of(run.replay.sample(rng, _WINDOWS, run.agent.config.horizon))
+
+            def loss() -> Tensor:
+                return task_loss(run.agent, windows)
+
+        return baseline(score, Subject(graph, dict(run.agent.components.items()), rng, loss,
+                                       progress))
     if run.importance is None:
         raise AgentError(
             explain(f"score '{score}' was asked for", f"'{run.folder}' has no importance",
@@ -143,7 +168,7 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
 
 def _scores(run: Run, graph: UnitGraph, settings: PruningConfig, progress: Progress
             ) -> dict[str, np.ndarray]:
-    scores = scores_of(run, graph, settings.score, settings.seed)
+    scores = scores_of(run, graph, settings.score, settings.seed, progress)
     if settings.stability_weight > 0:
         scores = mix(scores, stability_scores_of(run, settings, progress).units,
                      settings.stability_weight)

@@ -93,7 +93,7 @@ class SparsityPressure:
 
     Attributes:
         groups: the free groups of the graph, in the order of every array.
-        updates: proximal steps taken.
+        updates: updates gone through.
         coefficients: (G,) lambda of each group at the last step.
         norms: (G,) Euclidean norm of each group's weights when last looked at.
         collapsed: update at which a group's norm had fallen below `collapse` of what it was when
@@ -128,23 +128,28 @@ class SparsityPressure:
     def step(self, learning_rate: float) -> None:
         """Shrink every weight by learning_rate * lambda_g / |G_g|, to exactly 0 where it is less.
 
+        With `every` above 1 the steps between are left out, and the others as much larger.
+
         Args:
             learning_rate: of the optimiser's step that came before.
         """
         if not self.active:
             return
-        if self.updates % self.config.check_every == 0:
-            self._check()
-        self.coefficients = coefficients(self.config, len(self.groups), self.updates)
+        update, every = self.updates, self.config.every
+        self.updates += 1
+        if update % self.config.check_every == 0:
+            self._check(update)
+        if update % every:
+            return
+        self.coefficients = coefficients(self.config, len(self.groups), update)
         self.coefficients[self._frozen >= 0] = 0.0
-        thresholds = (learning_rate * self.coefficients / self._scalars).tolist()
+        thresholds = (every * learning_rate * self.coefficients / self._scalars).tolist()
         for weights, owners in self._blocks:
             threshold = sum(thresholds[g] for g in owners)
             if threshold > 0:
                 torch.ops.aten.softshrink.out(weights, threshold, out=weights)
-        self.updates += 1
 
-    def _check(self) -> None:
+    def _check(self, update: int) -> None:
         """Look at the norms, and take the pressure off groups that give way altogether."""
         squares = np.zeros(len(self.groups))
         for weights, owners in self._blocks:
@@ -154,7 +159,7 @@ class SparsityPressure:
         self.norms = np.sqrt(squares)
         self._first = np.where(np.isnan(self._first), self.norms, self._first)
         fallen = (self.norms < self.config.collapse * self._first) & (self._frozen < 0)
-        self._frozen[fallen] = self.updates
+        self._frozen[fallen] = update
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to go on, as tensors."""

@@ -37,6 +37,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.sparsity import SparsityPressure
+from pruning_core.task_loss import Windows, task_loss
 from pruning_core.tensorboard import TensorBoard
 
 _LOG = logging.getLogger(__name__)
@@ -225,6 +226,8 @@ class Trainer:
         for i in range(count):
             batch = self.replay.sample(
                 self.rng, self.config.agent.batch_size, self.config.agent.horizon)
+            self.importance.observe_samples(
+                lambda sample: task_loss(self.agent, sample), Windows.of(batch))
             losses = self.agent.update(batch)
             self.pressure.step(self.agent.model_optimizer.param_groups[0]['lr'])
             self.importance.step()

@@ -22,9 +22,11 @@ from pruning_core.checkpoint import (
     load_run,
     write_json,
 )
+from pruning_core.config import SCORES
 from pruning_core.errors import AgentError, ConfigError, GateError, GroupError, PruningError
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import ImportanceTracker
+from pruning_core.importance.baselines import NEED_DATA
 from pruning_core.networks import count_parameters
 from pruning_core.plans import Plan
 from pruning_core.pruner import BUNDLE, PLAN, measure_latency, prune, scores_of
@@ -81,7 +83,7 @@ def test_reproducible(pruned, trained):
     assert results[0].bundle.graphs == results[1].bundle.graphs
 
 
-@pytest.mark.parametrize('score', ['gradient', 'fisher', 'bayesian', 'combined', 'l1', 'random'])
+@pytest.mark.parametrize('score', SCORES)
 def test_the_score_decides_which_units_go(pruned, run, score):
     graph = run.agent.graph()
     scores = scores_of(run, graph, score, seed=0)
@@ -254,6 +256,13 @@ def test_scores_that_were_never_measured_are_refused(copied, pruned, run, four_p
     for score in ('gradient', 'bayesian', 'combined'):
         with pytest.raises(PruningError):
             pruned(run=dataclasses.replace(run, importance=fresh), score=score)
+
+
+@pytest.mark.parametrize('score', sorted(NEED_DATA))
+def test_scores_on_data_need_a_replay(run, score, four_parts):
+    with pytest.raises(AgentError) as error:
+        scores_of(dataclasses.replace(run, replay=None), run.agent.graph(), score, seed=0)
+    four_parts(error, f"score '{score}'", 'no replay', 'l1, l2 or lamp')
 
 
 def test_latency_is_measured_on_the_bundle(pruned):

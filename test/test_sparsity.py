@@ -99,6 +99,22 @@ def test_soft_threshold_by_hand(model):
         torch.testing.assert_close(p.detach(), expected, atol=1e-7, rtol=1e-6)
 
 
+def test_fewer_and_larger_steps(model):
+    """One step of three times the size instead of three, where nothing crosses zero."""
+    net, graph = model
+    before, after = weights(net), []
+    for every in (1, 3):
+        net['a'].load_state_dict(before)
+        pressure = SparsityPressure(graph, net, config_of('constant', lambda_max=5.0, every=every))
+        for _ in range(3):
+            pressure.step(1e-3)
+        assert pressure.updates == 3
+        after.append(weights(net))
+    for name, value in after[0].items():
+        torch.testing.assert_close(after[1][name], value, rtol=0, atol=1e-6)
+        assert name == '4.bias' or not torch.equal(value, before[name])
+
+
 def test_zeros_are_exact(model):
     """Which Adam's subgradient would never give."""
     net, graph = model
@@ -209,7 +225,8 @@ def test_resilience_needs_a_period_and_a_pressure_that_varies():
 @pytest.mark.parametrize(('settings', 'said'), [
     ({'schedule': 'cosinus'}, "did you mean 'cosine'?"), ({'lambda_max': -1.0}, 'lambda_max'),
     ({'lambda_min': 2e3}, 'lambda_max'), ({'period': 1}, 'period'),
-    ({'collapse': 1.0}, 'collapse'), ({'check_every': 0}, 'check_every')])
+    ({'collapse': 1.0}, 'collapse'), ({'check_every': 0}, 'check_every'),
+    ({'every': 0}, 'sparsity.every')])
 def test_settings_out_of_range(settings, said, four_parts):
     with pytest.raises(ConfigError) as error:
         SparsityConfig(**settings)

@@ -24,7 +24,7 @@ from pruning_core.checkpoint import (
 )
 from pruning_core.errors import AgentError, ConfigError, EnvError
 from pruning_core.importance import SIGNALS
-from pruning_core.importance.history import HISTORY
+from pruning_core.importance.history import HISTORY, read_history
 from pruning_core.training import Trainer
 
 PREVIOUS = 'checkpoint.previous'
@@ -285,3 +285,27 @@ def test_two_trainings_never_share_a_folder(tiny, tmp_path, four_parts):
     first.run()
     assert [r['episode'] for r in records(tmp_path / 'run')] == list(
         range(tiny().training.episodes))
+
+
+def test_exact_fisher_while_training(tiny, tmp_path, trained):
+    """On request; the agent learns the same, and only the Fisher scores differ."""
+    folder = Trainer(tiny('importance.fisher=per_sample'), tmp_path / 'a').run()
+    expected, found = load_file(trained / AGENT), load_file(folder / AGENT)
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    batch, exact = (load_run(f).importance for f in (trained, folder))
+    assert exact.unseen == 0 and exact.warm
+    assert exact.group_scores('gradient') == batch.group_scores('gradient')
+    for name, value in exact.group_scores('fisher').items():
+        assert np.isfinite(value) and value != batch.group_scores('fisher')[name]
+
+
+def test_pressure_reaches_the_weights(tiny, tmp_path, trained):
+    """Exact zeros, which nothing else would make; and its course in the history."""
+    strong = tiny('sparsity.schedule=constant', 'sparsity.lambda_max=30000')
+    folder = Trainer(strong, tmp_path / 'a').run()
+    zeros = [sum(int((v == 0).sum()) for k, v in load_file(f / AGENT).items()
+                 if k.startswith('components.')) for f in (trained, folder)]
+    assert zeros[1] > zeros[0] + 50
+    history = read_history(folder / HISTORY)
+    assert (history.pressure[1:] == 30000).any() and np.isfinite(history.norm).all()
+    assert history.updates.tolist() == list(range(2, 25, 2))

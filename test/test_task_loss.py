@@ -1,0 +1,100 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The plain loss beside the agent's own update: the same numbers, the same gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pruning_core.config import ImportanceConfig
+from pruning_core.importance import ImportanceTracker
+from pruning_core.importance.baselines import NEED_DATA, Subject, score
+from pruning_core.importance.per_sample import per_sample_squares
+from pruning_core.task_loss import Windows, task_loss
+
+
+@pytest.fixture
+def agent(make_agent):
+    """Without exploration noise in its losses; the policy is trained at every update."""
+    return make_agent('agent.policy_noise=0.0', 'agent.policy_every=1', 'agent.clip_norm=1e9')
+
+
+@pytest.fixture
+def batch(fill):
+    return fill().sample(np.random.default_rng(0), 8, 2)
+
+
+def gradients_of_update(agent, batch):
+    """Of both passes, by name; the policy's pass sees the model as the first pass left it."""
+    found = {}
+
+    def keep():
+        found.update({n: p.grad.clone() for n, p in agent.components.named_parameters()
+                      if p.grad is not None})
+
+    agent.set_learning_rate(0.0)
+    agent.on_gradients = keep
+    return agent.update(batch), found
+
+
+def test_equals_the_update(agent, batch):
+    loss = task_loss(agent, Windows.of(batch))
+    parameters = dict(agent.components.named_parameters())
+    gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())),
+                         strict=True))
+    losses, expected = gradients_of_update(agent, batch)
+    c = agent.config
+    assert loss.item() == pytest.approx(
+        c.consistency_weight * losses.consistency + c.reward_weight * losses.reward
+        + c.value_weight * losses.value + losses.policy, rel=1e-5)
+    assert set(expected) == set(parameters)
+    for name, value in expected.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_is_the_mean_of_its_samples(agent, batch):
+    windows = Windows.of(batch)
+    single = [task_loss(agent, Windows(*(x[b] for x in windows))) for b in range(8)]
+    torch.testing.assert_close(torch.stack(single).mean(), task_loss(agent, windows))
+
+
+def test_exact_fisher_of_an_agent(agent, batch):
+    """torch.func against a loop over samples; and never below the batch form, for any unit."""
+    windows, components = Windows.of(batch), dict(agent.components.items())
+    found = per_sample_squares(components, lambda w: task_loss(agent, w), windows, chunk=3)
+    parameters = dict(agent.components.named_parameters())
+    assert set(found) == set(parameters)
+    expected = {n: torch.zeros_like(p) for n, p in parameters.items()}
+    for b in range(8):
+        loss = task_loss(agent, Windows(*(x[b] for x in windows)))
+        for name, g in zip(parameters, torch.autograd.grad(loss, list(parameters.values())),
+                           strict=True):
+            expected[name] += g.square() / 8
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-7)
+    trackers = {f: ImportanceTracker(agent.graph(), components, ImportanceConfig(
+        fisher=f, warmup=1, gamma=0.0)) for f in ('batch', 'per_sample')}
+    trackers['per_sample'].observe_samples(lambda w: task_loss(agent, w), windows)
+    agent.on_gradients = lambda: [t.observe() for t in trackers.values()]
+    agent.update(batch)
+    for tracker in trackers.values():
+        tracker.step()
+    exact, cheap = (trackers[f].unit_scores('fisher') for f in ('per_sample', 'batch'))
+    for name, values in exact.items():
+        assert (values >= cheap[name] * (1 - 1e-4)).all(), name
+
+
+@pytest.mark.parametrize('name', sorted(NEED_DATA))
+def test_baselines_on_an_agent(agent, batch, name):
+    """Every unit of every group has a score, and the agent is as it was."""
+    graph, windows = agent.graph(), Windows.of(batch)
+    before = {n: p.clone() for n, p in agent.components.state_dict().items()}
+    found = score(name, Subject(graph, dict(agent.components.items()), np.random.default_rng(0),
+                                lambda: task_loss(agent, windows)))
+    for group in graph.free:
+        assert np.isfinite(found[group.name]).all() and len(found[group.name]) == group.size
+    assert np.ptp(np.concatenate(list(found.values()))) > 0
+    assert all(torch.equal(p, before[n]) for n, p in agent.components.state_dict().items())
+    assert all(p.grad is None for p in agent.components.parameters())
