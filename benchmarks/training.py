@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from tqdm import tqdm
 
 from pruning_core import config as configuration
 from pruning_core.agent import Agent
-from pruning_core.config import AgentConfig, Config, NetworkConfig
+from pruning_core.config import AgentConfig, Config, NetworkConfig, PlannerConfig
 from pruning_core.networks import Widths, build, initialise
 from pruning_core.planner import SeededNoise, TorchPlanner
 from pruning_core.replay import Batch, Replay
@@ -178,16 +179,17 @@ def quick(config: Config, steps: int) -> dict[str, float]:
     def update() -> None:
         reference.update(replay.sample(rng, c.batch_size, c.horizon))
 
-    def planning(samples: int, iterations: int) -> float:
-        planner = TorchPlanner(reference.net, config.planner.scaled(samples, iterations),
-                               DISCOUNT, STD, SeededNoise([0]))
+    def planning(planner_config: PlannerConfig) -> float:
+        planner = TorchPlanner(reference.net, planner_config, DISCOUNT, STD, SeededNoise([0]))
         observation = torch.zeros(1, 3)
         timed(lambda: planner.plan(observation), 3)
         return timed(lambda: planner.plan(observation), steps)
 
     timed(update, 3)
-    update_s, full_s, cheap_s = timed(update, steps), planning(0, 0), planning(
-        t.collect_samples, t.collect_iterations)
+    # The defaults are the reference's: 5 steps ahead, 512 plans, 6 refinements.
+    update_s, full_s = timed(update, steps), planning(PlannerConfig())
+    cheap = PlannerConfig().scaled(t.collect_samples, t.collect_iterations)
+    cheap_s = planning(replace(cheap, horizon=t.collect_horizon or cheap.horizon))
     planned = trainer.decisions * (1 - t.random_episodes / t.episodes)
     learning = trainer.agent.updates * update_s
     return {'ours': ours, 'reference': learning + planned * full_s,

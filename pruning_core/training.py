@@ -10,6 +10,7 @@ run started again with the same command ends with the same weights.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import logging
 import os
@@ -177,8 +178,9 @@ class Trainer:
         noise = t.noise_start + share * (t.noise_end - t.noise_start)
         plan = self.agent.policy
         if t.collect_samples:
-            plan = self.agent.planner(
-                c.planner.scaled(t.collect_samples, t.collect_iterations), self.noise).plan
+            cheap = c.planner.scaled(t.collect_samples, t.collect_iterations)
+            cheap = dataclasses.replace(cheap, horizon=t.collect_horizon or cheap.horizon)
+            plan = self.agent.planner(cheap, self.noise).plan
         observation = self.env.reset(_episode_seed(t.seed, self.episode))
         observations: list[npt.NDArray[np.float32]] = [observation]
         actions: list[npt.NDArray[Any]] = []
