@@ -364,6 +364,7 @@ def _remember(folder: Path, options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> int:
     from pruning_core import config
+    from pruning_core.checkpoint import load_run
     from pruning_core.importing import REFERENCE, import_tdmpc
     from pruning_core.networks import count_parameters
 
@@ -374,8 +375,7 @@ def _import(options: argparse.Namespace) -> int:
         f'env.id={json.dumps(options.env)}', *options.set]))
     folder = import_tdmpc(options.file, settings, options.out, options.episodes,
                           _progress(options))
-    from pruning_core.checkpoint import load_run
-
+    _remember(folder, options)
     run = load_run(folder)
     return _tell(options, {
         'folder': str(folder), 'parameters': count_parameters(run.agent.components),
