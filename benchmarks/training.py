@@ -40,6 +40,7 @@ from tqdm import tqdm
 from pruning_core import config as configuration
 from pruning_core.agent import Agent
 from pruning_core.config import AgentConfig, Config, NetworkConfig, PlannerConfig
+from pruning_core.memory import keep_freed_memory
 from pruning_core.networks import Widths, build, initialise
 from pruning_core.planner import SeededNoise, TorchPlanner
 from pruning_core.replay import Batch, Replay
@@ -206,9 +207,13 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9, help='turns of each side')
     parser.add_argument('--steps', type=int, default=150,
                         help="steps of the reference's way from which the whole is reckoned")
+    parser.add_argument('--default-memory', action='store_true',
+                        help='leave the C library as it is; training keeps freed memory')
     parser.add_argument('--no-quick', action='store_true', help='updates alone')
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if not options.default_memory:
+        keep_freed_memory()  # as training does; the reference has it from it, too
     taken = updates(options.rounds, options.batch, options.horizon)
     facts: dict[str, float | int] = {
         'threads': options.threads, 'batch': options.batch, 'horizon': options.horizon,

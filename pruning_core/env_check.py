@@ -165,7 +165,7 @@ def _about_numbers(trial: _Trial, config: Config) -> Iterator[Finding]:
     if not trial.rewards.any():
         yield Finding('doubtful', 'rewards', 'all are 0 when acting at random: a sparse reward is '
                       'hardly found; shape it')
-    elif not 0.005 <= size <= 5:
+    elif not 0.001 <= size <= 5:
         wanted = 0.5 / float(np.abs(trial.rewards).mean())
         yield Finding('doubtful', 'rewards', f'about {size:.2g} a decision after '
                       f'env.reward_scale; set env.reward_scale near {wanted:.1g}')

@@ -32,6 +32,7 @@ from pruning_core.errors import AgentError, ConfigError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
+from pruning_core.memory import keep_freed_memory
 from pruning_core.networks import Widths
 from pruning_core.planner import SeededNoise
 from pruning_core.progress import Progress, silent
@@ -79,6 +80,7 @@ class Trainer:
         """
         self.config, self.folder, self.progress = config, folder, progress
         seed = config.training.seed
+        keep_freed_memory()
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.env = ScaledEnv(config.env)
