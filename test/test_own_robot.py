@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""The guides say what is so: their commands parse, what they show is what is printed."""
+"""The guide to a robot of one's own: what it shows is what is printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning_core import config as configuration
 from pruning_core.cli import main, parser
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
-GUIDES = sorted(DOCS.glob('*.md'))
+GUIDES = (DOCS / 'own_robot.md', DOCS / 'agent.md')
 
 
 @pytest.mark.parametrize('guide', GUIDES, ids=lambda p: p.stem)
