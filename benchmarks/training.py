@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,8 @@ from tqdm import tqdm
 
 from pruning_core import config as configuration
 from pruning_core.agent import Agent
-from pruning_core.config import AgentConfig, Config, NetworkConfig
+from pruning_core.config import AgentConfig, Config, NetworkConfig, PlannerConfig
+from pruning_core.memory import keep_freed_memory
 from pruning_core.networks import Widths, build, initialise
 from pruning_core.planner import SeededNoise, TorchPlanner
 from pruning_core.replay import Batch, Replay
@@ -178,16 +180,17 @@ def quick(config: Config, steps: int) -> dict[str, float]:
     def update() -> None:
         reference.update(replay.sample(rng, c.batch_size, c.horizon))
 
-    def planning(samples: int, iterations: int) -> float:
-        planner = TorchPlanner(reference.net, config.planner.scaled(samples, iterations),
-                               DISCOUNT, STD, SeededNoise([0]))
+    def planning(planner_config: PlannerConfig) -> float:
+        planner = TorchPlanner(reference.net, planner_config, DISCOUNT, STD, SeededNoise([0]))
         observation = torch.zeros(1, 3)
         timed(lambda: planner.plan(observation), 3)
         return timed(lambda: planner.plan(observation), steps)
 
     timed(update, 3)
-    update_s, full_s, cheap_s = timed(update, steps), planning(0, 0), planning(
-        t.collect_samples, t.collect_iterations)
+    # The defaults are the reference's: 5 steps ahead, 512 plans, 6 refinements.
+    update_s, full_s = timed(update, steps), planning(PlannerConfig())
+    cheap = PlannerConfig().scaled(t.collect_samples, t.collect_iterations)
+    cheap_s = planning(replace(cheap, horizon=t.collect_horizon or cheap.horizon))
     planned = trainer.decisions * (1 - t.random_episodes / t.episodes)
     learning = trainer.agent.updates * update_s
     return {'ours': ours, 'reference': learning + planned * full_s,
@@ -204,9 +207,13 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9, help='turns of each side')
     parser.add_argument('--steps', type=int, default=150,
                         help="steps of the reference's way from which the whole is reckoned")
+    parser.add_argument('--default-memory', action='store_true',
+                        help='leave the C library as it is; training keeps freed memory')
     parser.add_argument('--no-quick', action='store_true', help='updates alone')
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if not options.default_memory:
+        keep_freed_memory()  # as training does; the reference has it from it, too
     taken = updates(options.rounds, options.batch, options.horizon)
     facts: dict[str, float | int] = {
         'threads': options.threads, 'batch': options.batch, 'horizon': options.horizon,

@@ -81,6 +81,27 @@ def parser() -> argparse.ArgumentParser:
     add_set(train)
     add_long(train)
 
+    told = add('import-tdmpc', _import, 'Turn a checkpoint of the TD-MPC reference into an agent',
+               'python -m pruning_core import-tdmpc told.pt --env Pendulum-v1 --out runs/imported')
+    told.add_argument('file', type=Path, help="what the reference's TDMPC.save wrote")
+    told.add_argument('--env', required=True, metavar='ID',
+                      help='the plant it was trained on: Gymnasium id, or module:Class')
+    told.add_argument('--out', required=True, type=Path, help='new run folder')
+    told.add_argument('--episodes', type=int, default=10,
+                      help='played afterwards, for recovery and importance (default: %(default)s)')
+    add_set(told)
+    add_long(told)
+
+    check = add('check-env', _check_env,
+                'Tell what will not work in training an environment; exit code 2 where something '
+                'is wrong', 'python -m pruning_core check-env Pendulum-v1')
+    check.add_argument('env', metavar='ID', help='Gymnasium id, or module:Class')
+    check.add_argument('--config', type=Path, help='YAML file it is to be trained with')
+    add_set(check)
+
+    add('zoo', _zoo, 'List the shipped agents: sizes, returns, and the command that made each',
+        'python -m pruning_core zoo')
+
     prune = add('prune', _prune, 'Prune an agent, recover it, check its gates, export its bundle',
                 'python -m pruning_core prune --agent pendulum_dense --sparsity 0.9')
     prune.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
@@ -315,6 +336,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.seed is not None:
         overrides.append(f'training.seed={options.seed}')
     settings = config.load(options.config, overrides)
+    if options.evaluate < 0:
+        raise ConfigError(explain(f'an evaluation on {options.evaluate} seeds was asked for',
+                                  'less than none', '0 or more', 'correct --evaluate'))
     folder = options.out or Path('runs') / options.config.stem
     progress = _progress(options)
     trainer = Trainer(settings, folder, progress)
@@ -337,6 +361,55 @@ def _remember(folder: Path, options: argparse.Namespace) -> None:
 
     line = shlex.join(['python', '-m', 'pruning_core', *options.arguments])
     checkpoint.write_atomically(folder / checkpoint.COMMAND, lambda p: p.write_text(line + '\n'))
+
+
+def _import(options: argparse.Namespace) -> int:
+    from pruning_core import config
+    from pruning_core.checkpoint import load_run
+    from pruning_core.importing import REFERENCE, import_tdmpc
+    from pruning_core.networks import count_parameters
+
+    if options.episodes < 0:
+        raise ConfigError(explain(f'{options.episodes} episodes were asked for',
+                                  'less than none', '0 or more', 'correct --episodes'))
+    settings = config.from_dict(config.override(REFERENCE, [
+        f'env.id={json.dumps(options.env)}', *options.set]))
+    folder = import_tdmpc(options.file, settings, options.out, options.episodes,
+                          _progress(options))
+    _remember(folder, options)
+    run = load_run(folder)
+    return _tell(options, {
+        'folder': str(folder), 'parameters': count_parameters(run.agent.components),
+        'replay': f'{len(run.replay) if run.replay else 0} decisions'})
+
+
+def _check_env(options: argparse.Namespace) -> int:
+    from pruning_core import config
+    from pruning_core.env_check import check
+
+    overrides = [f'env.id={json.dumps(options.env)}', *options.set]
+    settings = config.load(options.config, overrides) if options.config else config.from_dict(
+        config.override({}, overrides))
+    findings = check(settings)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(f) for f in findings], indent=1))
+    else:
+        for f in findings:
+            print(f'{f.level:9s} {f.about:13s} {f.text}')
+    return FAILED if any(f.level == 'wrong' for f in findings) else DONE
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    from pruning_core import zoo
+
+    agents = [zoo.describe(name) for name in zoo.names()]
+    if options.json:
+        print(json.dumps(agents, indent=1))
+        return DONE
+    for facts in agents:
+        width = max(len(key) for key in facts)
+        print('\n'.join(f'{key:{width}s}  {value}' for key, value in facts.items()), end='\n\n')
+    return DONE
 
 
 def _draw(folder: Path) -> None:

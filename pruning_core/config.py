@@ -210,6 +210,8 @@ class TrainingConfig:
     # Planner budget while collecting (samples x iterations); 0 plans nothing, the policy acts.
     collect_samples: int = 64
     collect_iterations: int = 2
+    # Steps that it looks ahead while collecting; 0 takes planner.horizon.
+    collect_horizon: int = 0
     # Exploration noise: starts here, falls linearly to `noise_end` over `noise_episodes`.
     noise_start: float = 0.3
     noise_end: float = 0.05
@@ -230,6 +232,8 @@ class TrainingConfig:
         """Check ranges."""
         _require(self.seed >= 0, 'training.seed', self.seed, '0 or more')
         _require(self.collect_samples >= 0, 'training.collect_samples', self.collect_samples,
+                 '0 or more')
+        _require(self.collect_horizon >= 0, 'training.collect_horizon', self.collect_horizon,
                  '0 or more')
         _require(self.episodes >= 1, 'training.episodes', self.episodes, '1 or more')
         _require(self.decisions >= 0, 'training.decisions', self.decisions, '0 or more')

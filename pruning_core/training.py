@@ -10,6 +10,7 @@ run started again with the same command ends with the same weights.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import logging
 import os
@@ -31,6 +32,7 @@ from pruning_core.errors import AgentError, ConfigError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
+from pruning_core.memory import keep_freed_memory
 from pruning_core.networks import Widths
 from pruning_core.planner import SeededNoise
 from pruning_core.progress import Progress, silent
@@ -79,6 +81,7 @@ class Trainer:
         """
         self.config, self.folder, self.progress = config, folder, progress
         seed = config.training.seed
+        keep_freed_memory()
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.env = ScaledEnv(config.env)
@@ -178,8 +181,9 @@ class Trainer:
         noise = t.noise_start + share * (t.noise_end - t.noise_start)
         plan = self.agent.policy
         if t.collect_samples:
-            plan = self.agent.planner(
-                c.planner.scaled(t.collect_samples, t.collect_iterations), self.noise).plan
+            cheap = c.planner.scaled(t.collect_samples, t.collect_iterations)
+            cheap = dataclasses.replace(cheap, horizon=t.collect_horizon or cheap.horizon)
+            plan = self.agent.planner(cheap, self.noise).plan
         observation = self.env.reset(_episode_seed(t.seed, self.episode))
         observations: list[npt.NDArray[np.float32]] = [observation]
         actions: list[npt.NDArray[Any]] = []

@@ -202,6 +202,44 @@ def test_evaluate(answer, copied):
     assert stored['planner'] == {'horizon': 2, 'samples': 8, 'iterations': 1}
 
 
+def test_check_env(main, capsys, answer):
+    found = answer('check-env', 'Pendulum-v1')
+    assert {f['level'] for f in found} == {'good'}
+    assert main('check-env', 'CartPole-v1') == 2
+    out = capsys.readouterr().out
+    assert out.startswith('wrong') and 'Discrete(2)' in out
+    assert main('check-env', 'pruning_core.cartpole:CartPoleSwingUp', '--config',
+                'config/cartpole.yaml') == 0
+
+
+def test_zoo(main, capsys, answer):
+    assert [a['agent'] for a in answer('zoo')] == ['pendulum_dense']
+    assert main('zoo') == 0
+    assert 'made by          python -m pruning_core train' in capsys.readouterr().out
+
+
+def test_import_tdmpc(answer, said, trained, tmp_path):
+    """Our own agent under the reference's names."""
+    import torch
+
+    from pruning_core.checkpoint import load_run
+    from pruning_core.importing import NAMES
+
+    components = load_run(trained).agent.components.state_dict()
+    model = {NAMES[n.partition('.')[0]] + '.' + n.partition('.')[2]: v
+             for n, v in components.items()}
+    torch.save({'model': model}, tmp_path / 'told.pt')
+    facts = answer('import-tdmpc', tmp_path / 'told.pt', '--env', 'Pendulum-v1', '--episodes', 1,
+                   '--set', 'env.max_episode_steps=12', '--set', 'agent.batch_size=4',
+                   '--set', 'planner.samples=32', '--set', 'planner.elites=4',
+                   '--out', tmp_path / 'agent')
+    assert facts['replay'] == '12 decisions'
+    del model['_pi.0.bias']
+    torch.save({'model': model}, tmp_path / 'told.pt')
+    said(2, 'import-tdmpc', tmp_path / 'told.pt', '--env', 'Pendulum-v1', '--out',
+         tmp_path / 'other')
+
+
 @pytest.mark.parametrize('what', ['trained', 'pruned'])
 def test_report(answer, copied, bundled, tmp_path, what):
     folder = copied if what == 'trained' else shutil.copytree(bundled, tmp_path / 'pruned')

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from pruning_core import checkpoint as files
 from pruning_core.cartpole import CartPoleSwingUp
-from pruning_core.errors import AgentError
+from pruning_core.errors import AgentError, EnvError
 from pruning_core.training import Trainer
 
 PREVIOUS = 'checkpoint.previous'
@@ -230,6 +230,21 @@ def test_a_plant_that_changed_is_refused(interrupted, contents, four_parts, chan
         go_on()
     four_parts(error, 'no longer the plant it began with', said)
     assert contents(folder) == before
+
+
+def test_a_plant_that_breaks_down_costs_nothing(interrupted, four_parts):
+    """NaN in the last episode: refused with the numbers; mended, training goes on from before."""
+    folder, plant, go_on = interrupted
+    right = plant._observe
+    plant._observe = lambda self: np.full(5, np.nan, np.float32)
+    with pytest.raises(EnvError) as error:
+        go_on().run()
+    four_parts(error, 'nan', 'data gathered so far is kept')
+    plant._observe = right
+    trainer = go_on()
+    assert trainer.episode == 2
+    trainer.run()
+    assert (folder / files.AGENT).is_file()
 
 
 def test_what_differs_in_the_configuration_is_named(interrupted, four_parts):

@@ -11,6 +11,7 @@ import torch
 
 from pruning_core import zoo
 from pruning_core.checkpoint import load_run
+from pruning_core.cli import parser
 from pruning_core.errors import AgentError
 from pruning_core.networks import count_parameters
 
@@ -41,6 +42,23 @@ def test_dense_pendulum_has_the_reference_sizes():
     assert run.config.env.id == 'Pendulum-v1'
     assert count_parameters(run.agent.components) == 1_489_512
     assert len(run.agent.graph().free) == 12
+
+
+@pytest.mark.parametrize('name', zoo.names())
+def test_each_says_how_it_was_made_and_what_it_returns(name):
+    facts = zoo.describe(name)
+    command = facts['made by'].split()
+    assert command[:3] == ['python', '-m', 'pruning_core']
+    parser().parse_args(command[3:])
+    assert facts['plant'] == load_run(zoo.find(name)).config.env.id
+    assert 'seeds' in facts['return, planned'] and Path(facts['report']).is_file()
+
+
+def test_a_pruned_agent_says_what_it_was_cut_from(copied, monkeypatch):
+    (copied / 'lineage.json').write_text('{"parent": "some_dense"}')
+    monkeypatch.setattr(zoo, 'ROOT', copied.parent)
+    facts = zoo.describe('agent')
+    assert facts['cut from'] == 'some_dense' and 'made by' not in facts
 
 
 def test_a_path_is_found_first(tmp_path, monkeypatch):

@@ -1,0 +1,42 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Freed memory stays with the process where the C library allows it."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from pruning_core.memory import keep_freed_memory
+
+FAULTS = """
+import ctypes, resource, sys
+import numpy as np
+from pruning_core.memory import keep_freed_memory
+if sys.argv[1] == 'keep':
+    assert keep_freed_memory()
+def use():
+    for _ in range(20):
+        np.ones(2_000_000, np.float32)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='not glibc')
+def test_blocks_are_not_fetched_page_by_page_again():
+    """8 MB, twenty times: fresh pages each time, or none."""
+    faults = {how: int(subprocess.run([sys.executable, '-c', FAULTS, how], text=True, check=True,
+                                      capture_output=True).stdout) for how in ('leave', 'keep')}
+    assert faults['keep'] < 200
+    assert faults['keep'] < faults['leave'] or faults['leave'] < 200
+
+
+def test_other_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, 'CDLL', lambda name: object())
+    assert not keep_freed_memory()
