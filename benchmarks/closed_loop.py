@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +58,9 @@ def episode(planner: Planner, env: EnvConfig, seed: int, *, policy_alone: bool =
 
 def returns(bundle: Bundle, seeds: Sequence[int], *, samples: int = 0, iterations: int = 0,
             horizon: int = 0, precision: str = 'fp32', policy_alone: bool = False,
-            cache: Path = CACHE, progress: Progress | None = None) -> list[float]:
-    """Returns per seed, from the cache where they are known.
+            cache: Path = CACHE, until: float = math.inf, progress: Progress | None = None
+            ) -> dict[int, float]:
+    """Returns by seed, from the cache where they are known.
 
     Args:
         bundle: exported with its configuration.
@@ -68,6 +71,7 @@ def returns(bundle: Bundle, seeds: Sequence[int], *, samples: int = 0, iteration
         precision: see above.
         policy_alone: plan nothing.
         cache: folder of known returns.
+        until: time of `time.monotonic` after which no episode is started.
         progress: told after every episode.
     """
     planner = Planner(bundle, samples=samples, iterations=iterations, horizon=horizon,
@@ -87,12 +91,14 @@ def returns(bundle: Bundle, seeds: Sequence[int], *, samples: int = 0, iteration
     with file.open('a') as out:
         for i, seed in enumerate(seeds):
             if seed not in known:
+                if time.monotonic() > until:
+                    break
                 known[seed] = episode(planner, env, seed, policy_alone=policy_alone)
                 out.write(f'\n{json.dumps({"seed": seed, "return": known[seed]})}\n')
                 out.flush()
             if progress is not None:
                 progress(f'returns {setting}', i + 1, len(seeds))
-    return [known[seed] for seed in seeds]
+    return {seed: known[seed] for seed in seeds if seed in known}
 
 
 def main() -> None:
@@ -106,9 +112,10 @@ def main() -> None:
     parser.add_argument('--precision', default='fp32')
     parser.add_argument('--policy', action='store_true', help='the policy alone')
     o = parser.parse_args()
-    found = returns(open_bundle(o.bundle), evaluation_seeds(o.episodes), samples=o.samples,
-                    iterations=o.iterations, horizon=o.horizon, precision=o.precision,
-                    policy_alone=o.policy, progress=Bar())
+    by_seed = returns(open_bundle(o.bundle), evaluation_seeds(o.episodes), samples=o.samples,
+                      iterations=o.iterations, horizon=o.horizon, precision=o.precision,
+                      policy_alone=o.policy, progress=Bar())
+    found = list(by_seed.values())
     print(f'{len(found)} seeds: mean {np.mean(found):.2f}, standard deviation '
           f'{np.std(found):.2f}, worst {np.min(found):.2f}')
 

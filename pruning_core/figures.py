@@ -355,3 +355,40 @@ def _looks(groups: Sequence[str]) -> dict[str, dict[str, Any]]:
         looks[group] = {'color': colours[components.index(component) % 7] if dot else '#000',
                         'ls': ('-', '--', '-.', ':')[depth % 4]}
     return looks
+
+
+def planning(result: Mapping[str, Any]) -> str:
+    """Time of a plan against the share of the parameters that is gone, with its floor.
+
+    Args:
+        result: of `benchmarks/planner.py`.
+    """
+    sizes = result['parameters']
+    names = [n for n in sizes if n == 'dense' or n.startswith('pruned')]
+    gone = [100 * (1 - sizes[n] / sizes['dense']) for n in names]
+
+    def times(way: str, quantile: str) -> list[float]:
+        return [1e3 * result['timings'].get(f'{n}|{way}', {}).get(quantile, math.nan)
+                for n in names]
+
+    with _figure(1, 1, 7.4, 4.2) as (figure, axes):
+        from matplotlib.ticker import LogFormatter
+
+        axis = axes[0, 0]
+        axis.plot(gone, times('fp32', 'p50_s'), 'o-', color=PRUNED, label='32-bit floats, median')
+        axis.plot(gone, times('int8', 'p50_s'), 's-', color='#67a9cf',
+                  label='8-bit integers, median')
+        axis.plot(gone, [result['floor_ms'][n] for n in names], '--', color=LIMIT,
+                  label='floor: the multiplications alone')
+        for name, text, colour in (
+                ('reference in torch (ELU)', 'reference in torch', DENSE),
+                ('fitted|fitted', 'fitted budget', PRUNED)):
+            ms = 1e3 * result['timings'][name]['p50_s']
+            axis.axhline(ms, color=colour, lw=0.9, ls=':')
+            axis.text(1.0, ms, f'{text}, {ms:.3g} ms', ha='right', va='bottom', color=colour,
+                      transform=axis.get_yaxis_transform())
+        axis.set(yscale='log', xlabel='parameters removed, %', ylabel='ms',
+                 title='Time of one full plan, 512 samples x 6 iterations, one thread')
+        axis.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+        axis.legend(loc='lower left')
+        return _svg(figure)

@@ -216,8 +216,8 @@ def steps_of(name: str, module: nn.Module) -> list[Step]:
         return [_layer_norm(name, module)]
     if kind.__name__ == 'SimNorm' and isinstance(size := getattr(module, 'dim', None), int):
         return [Nodes(lambda g, x: _simplices(g, x, size))]
-    if kind in _ACTIVATIONS:
-        return [Nodes(lambda g, x: _ACTIVATIONS[kind](g, x, module), elementwise=True)]
+    if kind in ACTIVATIONS:
+        return [Nodes(lambda g, x: ACTIVATIONS[kind](g, x, module), elementwise=True)]
     if kind in (nn.Identity, nn.Dropout):
         return []
     raise ExportMismatch(
@@ -276,7 +276,7 @@ def _gelu(g: GraphBuilder, x: str, layer: nn.GELU) -> str:
     return g.op('Mul', half, g.op('Add', bent, g.constant(1.0)))
 
 
-_ACTIVATIONS: dict[type[nn.Module], Callable[[GraphBuilder, str, Any], str]] = {
+ACTIVATIONS: dict[type[nn.Module], Callable[[GraphBuilder, str, Any], str]] = {
     nn.ReLU: lambda g, x, layer: g.op('Relu', x),
     nn.LeakyReLU: lambda g, x, layer: g.op('LeakyRelu', x, alpha=layer.negative_slope),
     nn.ELU: _elu,
