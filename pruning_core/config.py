@@ -357,7 +357,7 @@ class PruningConfig:
     gate_return_loss: float = 0.1
     # Gate: the 99 % quantile of the full plan must fit into this share of the period; 0 = no gate.
     gate_latency_share: float = 1.0
-    # Gate: from `gate_states` random states within reach the agent must get to the goal and stay;
+    # Gate: from `gate_states` random states within reach V must fall, or the run stay at the goal;
     # the one-sided 95 % upper bound of the share that fails may be this at most. 0 = no gate;
     # plants without a known goal have none.
     gate_violation: float = 0.05

@@ -496,10 +496,10 @@ def _failures(gates: Mapping[str, Any]) -> list[str]:
     stability = gates.get('stability')
     if stability and not stability['bound'] <= stability['allowed']:
         failed.append(
-            f"from {stability['violations']} of {stability['states']} states it does not get to "
-            f"the goal within {stability['periods']} periods: at most {stability['bound']:.1%} of "
-            f"all (95 %), allowed {stability['allowed']:.1%}; {FAILING_STATES} has them, to see "
-            'one: python -m pruning_core replay --agent FOLDER --state=...')
+            f"from {stability['violations']} of {stability['states']} states V has not fallen "
+            f"after {stability['periods']} periods: at most {stability['bound']:.1%} of all "
+            f"(95 %), allowed {stability['allowed']:.1%}; {FAILING_STATES} has them, to see one: "
+            'python -m pruning_core replay --agent FOLDER --state=...')
     allowed_s = latency['allowed_share'] * latency['period_s']
     if latency['allowed_share'] > 0 and not latency['p99_s'] <= allowed_s:
         failed.append(f"99 % of plans take up to {latency['p99_s'] * 1e3:.1f} ms, "

@@ -48,7 +48,7 @@ def rows(folder):
 
 def test_a_refused_agent_comes_without_bundle_but_with_its_failing_states(refused, four_parts):
     folder, error = refused
-    four_parts(error, 'states it does not get to the goal', TABLE, 'replay')
+    four_parts(error, 'states V has not fallen after 25 periods', TABLE, 'replay')
     assert not (folder / BUNDLE).exists()
     record = json.loads((folder / METRICS).read_text())
     figures = record['gates']['stability']

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,11 +30,12 @@ from pruning_core.config import override
 from pruning_core.decrease import check, reference_level
 from pruning_core.errors import ConfigError, MissingExtra, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.export import export
 from pruning_core.networks import count_parameters
 from pruning_core.progress import Progress, silent
-from pruning_core.pruner import choose, shrink
+from pruning_core.pruner import choose, measure_latency, shrink
 from pruning_core.region import region_map
-from pruning_core.robustness import Point, delay_margin, sweep
+from pruning_core.robustness import Point, delay_margin, delay_of, sweep
 from pruning_core.stability_gate import closed_loop, require_plant
 
 SCORES = {'task': 0.0, 'stability-aware': 0.5}  # name -> pruning.stability_weight
@@ -91,7 +93,7 @@ def study(folder: Path, agents: Sequence[str], settings: Settings, processes: in
                                   'name a run folder or a shipped agent'))
     folder.mkdir(parents=True, exist_ok=True)
     _keep_settings(folder / 'settings.json', settings)
-    rows = []
+    rows, places = [], []
     for name in agents:
         source = zoo.find(name)
         for sparsity in settings.sparsities:
@@ -99,10 +101,14 @@ def study(folder: Path, agents: Sequence[str], settings: Settings, processes: in
                 row = folder / source.name / f'{round(1000 * sparsity):03d}_{score}.json'
                 row.parent.mkdir(exist_ok=True)
                 if not row.is_file():
-                    measured = _row(source, sparsity, score, settings, row.with_suffix(''),
-                                    processes, progress)
-                    files.write_json(row, measured)
+                    files.write_json(row, _row(source, sparsity, score, settings,
+                                               row.with_suffix(''), processes, progress))
                 rows.append(json.loads(row.read_text()))
+                place = row.with_suffix('')
+                places.append((place, place if sparsity else source))
+    # Last and in one go, so that the times stand side by side.
+    for measured, (place, agent) in zip(rows, places, strict=True):
+        measured['latency'] = _latency(place, agent, progress)
     return {'study': 'stability', 'agents': [zoo.find(a).name for a in agents],
             'settings': json.loads(json.dumps(asdict(settings))), 'rows': rows,
             'table': table(rows), 'largest_safe_sparsity': {
@@ -145,6 +151,28 @@ def _row(source: Path, sparsity: float, score: str, settings: Settings, folder: 
     return {'agent': source.name, 'sparsity': sparsity, 'score': score, 'achieved': achieved,
             **_measure(run, settings, folder.with_suffix('.parts'), processes,
                        _labelled(progress, label))}
+
+
+def _latency(place: Path, agent: Path, progress: Progress) -> dict[str, Any]:
+    """Planning time of an agent's bundle with its own, full planner, and the delay it amounts to.
+
+    Args:
+        place: of the row; the result is kept beside it.
+        agent: run folder.
+        progress: told after every plan.
+    """
+    kept = place.with_suffix('.latency')
+    if not kept.is_file():
+        run = load_run(agent)
+        with tempfile.TemporaryDirectory() as scratch:
+            bundle, _ = export(run, Path(scratch) / 'bundle')
+            found = measure_latency(bundle, 1.0, _labelled(progress, place.name))
+        p = run.config.planner
+        files.write_json(kept, {
+            'p50_s': found['p50_s'], 'p99_s': found['p99_s'], 'samples': p.samples,
+            'iterations': p.iterations, 'delay': delay_of(found['p50_s'], found['period_s'])})
+    measured: dict[str, Any] = json.loads(kept.read_text())
+    return measured
 
 
 def _labelled(progress: Progress, label: str) -> Progress:
@@ -213,6 +241,8 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float]] = {
     'local margin': lambda r: r['local']['margin'],
     'region area': lambda r: r['region']['area'],
     'delay margin': _delay_margin,
+    'delay of full planning': lambda r: r['latency']['delay'],
+    'planning p50 ms': lambda r: 1e3 * r['latency']['p50_s'],
 }
 
 
