@@ -199,6 +199,7 @@ def _gates(gates: Mapping[str, Any]) -> str:
              f"{1e3 * latency['p50_s']:.1f} ms",
              f'{1e3 * limit_s:.0f} ms' if limit_s > 0 else 'anything',
              limit_s <= 0 or latency['p99_s'] <= limit_s),
+            *_further_gates(gates),
             ('cut = masked', f"{gates['mask_equivalence']:.1e}", '1e-4',
              gates['mask_equivalence'] <= 1e-4),
             ('torch = onnxruntime', f"{gates['parity']:.1e}", '1e-4', gates['parity'] <= 1e-4)]
@@ -206,6 +207,23 @@ def _gates(gates: Mapping[str, Any]) -> str:
     return section('Gates', markup_table(
         [('gate', 'measured', 'allowed', ''), *(
             (*map(text, cells), verdict[bool(good)]) for *cells, good in rows)], numeric=False))
+
+
+def _further_gates(gates: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Rows of the gates that only some agents have to pass."""
+    rows = []
+    latency, stability = gates['latency'], gates.get('stability')
+    if math.isfinite(latency.get('allowed_p50_s', math.inf)):
+        rows.append(('budget', f"half of the plans within {1e3 * latency['p50_s']:.1f} ms",
+                     f"{1e3 * latency['allowed_p50_s']:g} ms",
+                     latency['p50_s'] <= latency['allowed_p50_s']))
+    if stability:
+        rows.append(('stability',
+                     f"from {stability['violations']} of {stability['states']} states the goal is "
+                     f"not reached within {stability['periods']} periods; at most "
+                     f"{stability['bound']:.1%} of all (95 %)", f"{stability['allowed']:.1%}",
+                     stability['bound'] <= stability['allowed']))
+    return rows
 
 
 def _cut(plan: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import math
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -78,6 +79,47 @@ def test_the_page_of_the_demo_is_whole_and_escaped(result, tmp_path):
     assert 'A &amp; B' in page and '--seed &lt;3&gt;' in page
     assert page.count('<svg') == 4, 'returns, latency, and the timeline for two widths'
     assert ElementTree.parse(tmp_path / 'picture.svg') is not None
+
+
+GATES = {
+    'return': {'dense': -100.0, 'pruned': -105.0, 'difference': -5.0, 'low': -9.0, 'high': -1.0,
+               'loss': 0.05, 'allowed_loss': 0.1, 'seeds': 20},
+    'latency': {'p50_s': 0.004, 'p99_s': 0.009, 'period_s': 0.05, 'allowed_share': 1.0,
+                'allowed_p50_s': 0.005},
+    'stability': {'violations': 1, 'states': 500, 'periods': 60, 'bound': 0.009, 'allowed': 0.01},
+    'mask_equivalence': 1e-7, 'parity': 1e-6}
+
+
+@pytest.mark.parametrize('section, key, value, gate', [
+    ('', '', None, None), ('return', 'loss', 0.11, 'return, planned without a clock'),
+    ('return', 'loss', math.nan, 'return, planned without a clock'),
+    ('latency', 'p99_s', 0.051, 'latency'), ('latency', 'p50_s', 0.0051, 'budget'),
+    ('stability', 'bound', 0.011, 'stability')])
+def test_the_page_says_which_gate_failed(tmp_path, section, key, value, gate):
+    gates = {k: dict(v) if isinstance(v, dict) else v for k, v in GATES.items()}
+    if section:
+        gates[section][key] = value
+    plan = {'removed': {'q1.hidden1': [0, 2]}, 'sizes': {'q1.hidden1': 8}, 'requested': 8.0,
+            'achieved': 7.5, 'budget': 'milliseconds', 'parameters': 100, 'parameters_left': 60,
+            'skipped': [['q1.hidden1', 'floor 6']], 'allocation': 'uniform', 'score': 'l1'}
+    (tmp_path / 'plan.json').write_text(json.dumps(plan))
+    (tmp_path / 'metrics.jsonl').write_text(json.dumps(
+        {'event': 'pruned', 'gates': gates, 'failed': ['it was'] if gate else []}) + '\n')
+    page = write_report(tmp_path).read_text()
+    rows = re.findall(r'<tr><td>([^<]*)</td>.*?<span class="(pass|fail)">', page)
+    assert len(rows) == 6
+    assert [name for name, verdict in rows if verdict == 'fail'] == ([gate] if gate else [])
+    assert ('Refused: it was' in page) == bool(gate)
+    for words in ('40.0%', '8.0 ms', '7.5 ms', 'floor 6', 'ranked by l1'):
+        assert words in page
+
+
+def test_pictures_of_others_are_shown_without_their_scripts(tmp_path, result):
+    (tmp_path / 'result.json').write_text(json.dumps(result))
+    (tmp_path / 'region_map.svg').write_text('<svg><script>alert(1)</script></svg>')
+    page = write_report(tmp_path).read_text()
+    assert '<script' not in page
+    assert re.search(r'<img alt="region map" src="data:image/svg\+xml;base64,', page)
 
 
 def test_a_training_run_has_a_curve_and_a_page(trained, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = {'torch', 'scipy', 'onnx', 'gymnasium', 'safetensors', 'matplotlib', 'tensorboard',
-            'tqdm', 'torch_pruning'}
+            'tqdm', 'torch_pruning', 'rosbags'}
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'diagnostic_msgs', 'rcl_interfaces', 'lifecycle_msgs',
        'std_srvs', 'launch', 'launch_ros', 'ament_index_python'}
 
