@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent
 
 TRAIN = ['gymnasium>=1.0', 'safetensors>=0.4', 'scipy>=1.10', 'torch>=2.4', 'tqdm>=4.60']
 EXPORT = ['onnx>=1.16', 'safetensors>=0.4']
+SIGN = ['cryptography>=41']
 VIZ = ['matplotlib>=3.7', 'tensorboard>=2.14']
 BAGS = ['rosbags>=0.11']
 COMPLETE = ['argcomplete>=3']
@@ -59,7 +60,7 @@ setup(
         (f'share/{PACKAGE}/config', files('config', '*')),
     ],
     install_requires=['numpy>=1.21', 'onnxruntime>=1.17', 'PyYAML>=5.4'],
-    extras_require={'train': TRAIN, 'export': EXPORT, 'viz': VIZ, 'bags': BAGS,
+    extras_require={'train': TRAIN, 'export': EXPORT, 'sign': SIGN, 'viz': VIZ, 'bags': BAGS,
                     'complete': COMPLETE, 'test': TEST, 'dev': DEV},
     entry_points={
         'console_scripts': [
