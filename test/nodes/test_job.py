@@ -305,7 +305,7 @@ def test_one_job_at_a_time_and_cancel_makes_room(pruner, until, tmp_path):
     until(lambda: statuses[-1].get('phase') not in (None, 'start'), 'progress')
     assert call('cancel') == (True, 'job 1 is being cancelled')
     until(lambda: statuses[-1]['state'] == CANCELLED, 'the end of job 1')
-    assert [p.name for p in (tmp_path / 'runs').iterdir()] == ['job-0001']
+    assert [p.name for p in (tmp_path / 'runs').glob('job-*')] == ['job-0001']
     assert call('train') == (True, 'job 2 accepted')
     until(lambda: statuses[-1]['job'] == 2, 'a status of job 2')
     assert call('cancel')[0]

@@ -54,7 +54,7 @@ class Robot:
             self._states.publish(to_message(self.observation))
 
     def _on_diagnostics(self, message):
-        self.facts = {v.key: v.value for v in message.status[0].values}
+        self.facts = {v.key: v.value for s in message.status for v in s.values}
 
     def call(self, name):
         assert self._clients[name].wait_for_service(30)

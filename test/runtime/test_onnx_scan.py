@@ -70,8 +70,9 @@ def test_tensor_in_another_file_is_found_in(where, four_parts):
     four_parts(caught, 'policy.onnx', 'a tensor of it lies in')
 
 
-@pytest.mark.parametrize('where', ['', './weights.safetensors', 'weights.safetensors/', '/weights.safetensors',
-                                   '../weights.safetensors', 'weights.safetensors\0x', 'Weights.safetensors'])
+@pytest.mark.parametrize('where', [
+    '', './weights.safetensors', 'weights.safetensors/', '/weights.safetensors',
+    '../weights.safetensors', 'weights.safetensors\0x', 'Weights.safetensors'])
 def test_only_the_very_name_of_the_weights_is_allowed(where):
     check_self_contained(model(graph(tensors=[outside(WEIGHTS)])), 'policy.onnx', WEIGHTS)
     with pytest.raises(BundleError, match='a tensor of it lies in'):
