@@ -198,7 +198,8 @@ def test_contract_names_what_differs(bundle, make_run, tmp_path_factory, four_pa
     check_contract(bundle, bundle.manifest)
 
 
-def shadow(bundle, observations, *, ticks=5, typical_s=0.0, change=lambda plan: plan):
+def shadow(bundle, observations, *, ticks=5, typical_s=0.0, change=lambda plan: plan,
+           plan_s=0.01):
     found, _ = load(bundle, 'test', PlanBudget())
     given_out = iter(observations)
 
@@ -208,7 +209,9 @@ def shadow(bundle, observations, *, ticks=5, typical_s=0.0, change=lambda plan: 
             self.reset = planner.reset
 
     found.planner = Changed(found.planner)
-    return shadow_run(found, lambda: next(given_out, None), ticks, typical_s, sleep=lambda s: None)
+    clock = (i // 2 * 1.0 + i % 2 * plan_s for i in range(1000))
+    return shadow_run(found, lambda: next(given_out, None), ticks, typical_s,
+                      sleep=lambda s: None, clock=lambda: next(clock))
 
 
 FRESH = [np.array([1.0, 0.0, 0.1 * i]) for i in range(20)]
@@ -229,12 +232,8 @@ def test_shadow_refuses_commands_that_are_not_finite(bundle, four_parts):
 
 
 def test_shadow_refuses_what_cannot_keep_a_period_that_the_running_one_keeps(bundle, four_parts):
-    from dataclasses import replace
-
-    def slow(plan):
-        return replace(plan, compute_s=0.06)  # the period is 0.05 s
     with pytest.raises(BundleError) as caught:
-        shadow(bundle, FRESH, typical_s=0.01, change=slow)
+        shadow(bundle, FRESH, typical_s=0.01, plan_s=0.06)  # the period is 0.05 s
     four_parts(caught, '0.060 s')
     for typical_s in (0.2, math.nan):  # the running one does not keep it either, or is not known
-        assert shadow(bundle, FRESH, typical_s=typical_s, change=slow) == 5
+        assert shadow(bundle, FRESH, typical_s=typical_s, plan_s=0.06) == 5
