@@ -6,7 +6,7 @@ ARGS ?=
 IN_VENV := . .venv/setup.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint bench soak clean
 
 help:
 	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
@@ -14,6 +14,8 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
 	@echo 'make bench   the best return that the pendulum allows, beside which ours stands'
+	@echo 'make soak    the pruned agent at 50 Hz for an hour, under load, faults and swaps'
+	@echo '             (SOAK_SECONDS=60 make soak for the short form)'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
 
 setup:
@@ -34,6 +36,9 @@ test: setup lint
 
 bench: setup
 	@$(IN_VENV) python benchmarks/pendulum_optimum.py --episodes 100
+
+soak: setup
+	@$(IN_VENV) python benchmarks/soak.py
 
 clean:
 	rm -rf build install log dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -23,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -97,6 +99,9 @@ class ControllerNode(LifecycleNode):
         self._since = diagnostics.Since()
         self._told: tuple[Any, ...] = ()
         self._made: list[Callable[[], object]] = []
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._answered(service.callback)
         self._starter = (self.create_timer(0.0, self._start_by_itself)
                          if self.get_parameter('autostart').value else None)
 
@@ -137,6 +142,21 @@ class ControllerNode(LifecycleNode):
             self.get_logger().error(f'{what} failed:\n{traceback.format_exc()}')
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
+
+    def _answered(self, change: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Answer a transition that the present state does not have, where rclpy only raises."""
+        def answer(request: ChangeState.Request, response: ChangeState.Response
+                   ) -> ChangeState.Response:
+            try:
+                return change(request, response)
+            except RCLError as error:
+                self.get_logger().error(explain(
+                    f'transition {request.transition.id} was asked for', str(error),
+                    ', '.join(label for _, label, *_ in self._state_machine.available_transitions),
+                    'ask for one of these'))
+                response.success = False
+                return response
+        return answer
 
     def _start_by_itself(self) -> None:
         """Become active without a manager, as after a respawn; a refusal was logged."""
