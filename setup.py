@@ -58,6 +58,7 @@ setup(
         (f'share/{PACKAGE}', ['package.xml']),
         (f'share/{PACKAGE}/launch', files('launch', '*.py')),
         (f'share/{PACKAGE}/config', files('config', '*')),
+        (f'share/{PACKAGE}/config/sros2', files('config/sros2', '*')),
     ],
     install_requires=['numpy>=1.21', 'onnxruntime>=1.17', 'PyYAML>=5.4'],
     extras_require={'train': TRAIN, 'export': EXPORT, 'sign': SIGN, 'viz': VIZ, 'bags': BAGS,
