@@ -176,7 +176,7 @@ class BundleDesk:
     def _budget(self) -> PlanBudget:
         s = self._s
         return PlanBudget(s['planner.samples'], s['planner.iterations'], s['planner.threads'],
-                          s['planner.seed'])
+                          s['planner.seed'], s['planner.fit'])
 
     def _warn_if_slow(self, bundle: Bundle, slowest_s: float) -> None:
         period_s = bundle.manifest.period_s

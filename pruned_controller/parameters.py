@@ -41,6 +41,9 @@ CONTROLLER = (
     Parameter('planner.threads', 1, 'onnxruntime threads', 1, 64, fixed=True),
     Parameter('planner.budget', 0.0, 'Seconds a plan may take, stopping early with the best so '
               'far; 0: all iterations, however long', 0.0, 60.0),
+    Parameter('planner.fit', 0.0, 'Part of the period that plans were fitted to here, by python '
+              '-m pruning_core bench; that choice is taken where there is one. 0: never',
+              0.0, 10.0, fixed=True),
     Parameter('planner.seed', 0, 'Seed of the sampling noise', 0, 2**31 - 1, fixed=True),
     Parameter('observation_timeout', 0.5, 'Seconds after which an observation is stale', 1e-3,
               60.0, fixed=True),
@@ -119,8 +122,8 @@ PRUNER = (
               1e6),
     Parameter('gate_latency_share', 1.0, 'Part of the period the slowest 1 % of plans may take; '
               '0: no gate', 0.0, 1e6),
-    Parameter('gate_violation', 0.05, 'Largest share of starts, at 95 % confidence, from which the '
-              'goal is not reached; 0: no gate', 0.0, 1.0),
+    Parameter('gate_violation', 0.05, 'Largest share of starts, at 95 % confidence, from which '
+              'the goal is not reached; 0: no gate', 0.0, 1.0),
     Parameter('seed', 0, 'Seed of recovery', 0, 2**31 - 1),
     Parameter('nice', 10, 'How far jobs step back behind the controller', 0, 19, fixed=True),
     Parameter('cores', '', "CPU cores of jobs, such as '1-3', away from the controller's; empty: "

@@ -167,7 +167,6 @@ def parser() -> argparse.ArgumentParser:
                        '(default: %(default)s)')
     bench.add_argument('--again', action='store_true',
                        help='fit again, even if it was done on this machine')
-    report.add_argument('folder', type=Path, help='run folder of training, pruning or the demo')
 
     keys = add('keys', _keys, 'Make a pair of keys to sign bundles with',
                'python -m pruning_core keys --private signing.pem --public robot.pem')

@@ -5,10 +5,10 @@
 A bundle holds `manifest.json`, four ONNX graphs and the weights that they share, and may hold
 variants of the planner's graphs: a shorter horizon, and products of 8-bit integers. The manifest
 lists the SHA-256 of every file; the SHA-256 of the manifest is the bundle's identity.
-`manifest.sig`, where there is one, is a signature of the manifest. Everything is read once, checked
-in memory and used from there, so that what was verified is what runs. Signature and hashes are
-checked before anything is parsed; no name leaves the folder, no link is followed, no graph points
-out of its bundle, sizes and counts are bounded, and nothing is unpickled or decompressed.
+`manifest.sig`, where there is one, is a signature of the manifest. Everything is read once,
+checked in memory and used from there, so that what was verified is what runs. Signature and hashes
+are checked before anything is parsed; no name leaves the folder, no link is followed, no graph
+points out of its bundle, sizes and counts are bounded, and nothing is unpickled or decompressed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 from pruning_core.errors import BundleError, explain
 from pruning_core.runtime import signature as signatures
 from pruning_core.runtime.errormap import Lyapunov
-from pruning_core.runtime.onnx_scan import check_self_contained
+from pruning_core.runtime.onnx_scan import Beside, check_self_contained
 from pruning_core.runtime.signature import PrivateKey, PublicKey
 
 SCHEMA = 2  # 1 held its weights once in every graph
@@ -440,7 +440,7 @@ def _verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None
                         f'{str(listed)[:16]}, as the manifest says', 'copy or export it again')
             )
         if name != WEIGHTS:
-            check_self_contained(content, name, WEIGHTS)
+            check_self_contained(content, name, Beside(WEIGHTS, len(graphs[WEIGHTS])))
     return Bundle(identity, _parse(values, asked), graphs, data, signature=signature)
 
 

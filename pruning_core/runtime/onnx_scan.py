@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look through an ONNX file without running or trusting it: nothing in it may point outside.
 
-A tensor of an ONNX graph may lie in another file, named by a path in the graph. In a bundle that is
-the one file of weights beside it; any other path is refused here, before onnxruntime could follow
-it. The protobuf encoding is walked by its lengths alone; depth and number of fields are bounded.
+A tensor of an ONNX graph may lie in another file, named by a path in the graph. In a bundle that
+is the one file of weights beside it, within its length; any other place is refused here, before
+onnxruntime could follow it. The protobuf encoding is walked by its lengths alone; depth and number
+of fields are bounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pruning_core.errors import BundleError, explain
 
@@ -29,13 +31,21 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _KEY, _VALUE = 1, 2  # of an entry of its external data
 
 
-def check_self_contained(content: bytes, name: str, beside: str) -> None:
+@dataclass(frozen=True)
+class Beside:
+    """The one other file in which tensors of a graph may lie: its name and its bytes."""
+
+    name: str
+    size: int
+
+
+def check_self_contained(content: bytes, name: str, beside: Beside) -> None:
     """Walk a graph.
 
     Args:
         content: bytes of an ONNX file.
         name: of the file, for the message.
-        beside: name of the one other file in which tensors may lie.
+        beside: the one other file in which tensors may lie.
 
     Raises:
         BundleError: not the encoding of a graph, or something in it lies in another file.
@@ -43,10 +53,11 @@ def check_self_contained(content: bytes, name: str, beside: str) -> None:
     asked = f'{name} was looked through'
     left = [_MAX_FIELDS]
     try:
-        _walk(memoryview(content), 'model', 0, left, beside.encode())
+        _walk(memoryview(content), 'model', 0, left, beside)
     except _OutsideError as error:
         raise BundleError(
-            explain(asked, f"a tensor of it lies in '{error}'", f'{beside} beside it',
+            explain(asked, f'a tensor of it lies in {error}',
+                    f'{beside.name} beside it, within its {beside.size} bytes',
                     'export the bundle again')
         ) from error
     except (ValueError, IndexError) as error:
@@ -60,7 +71,7 @@ class _OutsideError(Exception):
     """A tensor that is not in the file."""
 
 
-def _walk(data: memoryview, kind: str, depth: int, left: list[int], beside: bytes) -> None:
+def _walk(data: memoryview, kind: str, depth: int, left: list[int], beside: Beside) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError('graphs within graphs, too deep')
     if kind == 'tensor':
@@ -71,19 +82,33 @@ def _walk(data: memoryview, kind: str, depth: int, left: list[int], beside: byte
             _walk(value, inner, depth + 1, left, beside)
 
 
-def _check_tensor(data: memoryview, left: list[int], beside: bytes) -> None:
-    """Every location that a tensor names must be the allowed one; the last one counts, so all."""
-    outside, places = False, []
+def _check_tensor(data: memoryview, left: list[int], beside: Beside) -> None:
+    """Hold every place that a tensor names against the allowed one."""
+    outside, entries = False, []
     for number, value in _fields(data, left):
         if number == _DATA_LOCATION:
             outside = outside or value != 0
         elif number == _EXTERNAL_DATA and isinstance(value, memoryview):
-            outside = True
-            entry = [(n, bytes(v)) for n, v in _fields(value, left) if isinstance(v, memoryview)]
-            if (_KEY, b'location') in entry:
-                places += [v for n, v in entry if n == _VALUE] or [b'']
-    if outside and (not places or set(places) != {beside}):
-        raise _OutsideError((places or [b'']).pop().decode(errors='replace'))
+            entries.append({n: bytes(v) for n, v in _fields(value, left)
+                            if isinstance(v, memoryview)})
+    if not outside and not entries:
+        return
+    keys = [e.get(_KEY, b'') for e in entries]
+    place = {e.get(_KEY, b''): e.get(_VALUE, b'') for e in entries}
+    where = place.get(b'location', b'').decode(errors='replace')
+    # A key given twice could be read in two ways.
+    if where != beside.name or len(keys) != len(place):
+        raise _OutsideError(repr(where))
+    offset, length = (_plain(place.get(k, b'0')) for k in (b'offset', b'length'))
+    if offset + length > beside.size:
+        raise _OutsideError(f'bytes {offset} to {offset + length} of it')
+
+
+def _plain(digits: bytes) -> int:
+    """Read a number that every reader reads alike: digits, no sign, few enough."""
+    if not (digits.isdigit() and len(digits) < 20):
+        raise ValueError(f'{digits[:20]!r} is no place in a file')
+    return int(digits)
 
 
 def _fields(data: memoryview, left: list[int]) -> Iterator[tuple[int, memoryview | int]]:

@@ -14,12 +14,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from pruning_core.errors import BundleError, ConfigError, explain
+from pruning_core.runtime import fit
 from pruning_core.runtime.bundle import Bundle, Manifest
 from pruning_core.runtime.metrics import LatencyStats
 from pruning_core.runtime.monitor import StabilityMonitor
@@ -31,12 +32,28 @@ Observation = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PlanBudget:
-    """How a planner is made; 0 takes the bundle's own."""
+    """How a planner is made; 0 takes the bundle's own.
+
+    Attributes:
+        fit: part of the period for which a choice was measured on this machine before; that choice
+            is taken where there is one. 0: never.
+    """
 
     samples: int = 0
     iterations: int = 0
     threads: int = 1
     seed: int = 0
+    fit: float = 0.0
+
+    def planner(self, bundle: Bundle) -> Planner:
+        """Make a planner; see `Planner` for the errors."""
+        known = None
+        if self.fit > 0:
+            known = fit.load(bundle, self.fit * bundle.manifest.period_s)
+        if known is not None:
+            return Planner(bundle, seed=self.seed, **asdict(known.choice))
+        return Planner(bundle, seed=self.seed, samples=self.samples, iterations=self.iterations,
+                       threads=self.threads)
 
 
 @dataclass
@@ -85,8 +102,7 @@ def load(bundle: Bundle, origin: str, budget: PlanBudget) -> tuple[Model, float]
         BundleError: its graphs do not load, or do not run together.
         ConfigError: the budget is out of range.
     """
-    planner = Planner(bundle, seed=budget.seed, samples=budget.samples,
-                      iterations=budget.iterations, threads=budget.threads)
+    planner = budget.planner(bundle)
     try:
         slowest_s = planner.warm_up()
     except Exception as error:  # onnxruntime's own classes share no public root

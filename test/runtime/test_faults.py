@@ -26,7 +26,7 @@ def injector(**fault):
 
 def plan():
     one = np.ones(1, np.float32)
-    return Plan(one, -one, 0.0, 0.0, 1, 1, 0.0, 0.0)
+    return Plan(one, -one, 0.0, 0.0, 1, 1, 0, 0, 0.0, 0.0)
 
 
 def test_nothing_goes_wrong_until_it_is_chosen():
