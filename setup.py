@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent
 TRAIN = ['gymnasium>=1.0', 'safetensors>=0.4', 'scipy>=1.10', 'torch>=2.4', 'tqdm>=4.60']
 MUJOCO = ['gymnasium[mujoco]>=1.0']
 EXPORT = ['onnx>=1.16', 'safetensors>=0.4']
+SIGN = ['cryptography>=41']
 VIZ = ['matplotlib>=3.7', 'tensorboard>=2.14']
 BAGS = ['rosbags>=0.11']
 COMPLETE = ['argcomplete>=3']
@@ -58,10 +59,11 @@ setup(
         (f'share/{PACKAGE}', ['package.xml']),
         (f'share/{PACKAGE}/launch', files('launch', '*.py')),
         (f'share/{PACKAGE}/config', files('config', '*')),
+        (f'share/{PACKAGE}/config/sros2', files('config/sros2', '*')),
     ],
     install_requires=['numpy>=1.21', 'onnxruntime>=1.17', 'PyYAML>=5.4'],
-    extras_require={'train': TRAIN, 'mujoco': MUJOCO, 'export': EXPORT, 'viz': VIZ, 'bags': BAGS,
-                    'complete': COMPLETE, 'test': TEST, 'dev': DEV},
+    extras_require={'train': TRAIN, 'mujoco': MUJOCO, 'export': EXPORT, 'sign': SIGN, 'viz': VIZ,
+                    'bags': BAGS, 'complete': COMPLETE, 'test': TEST, 'dev': DEV},
     entry_points={
         'console_scripts': [
             'controller_node = pruned_controller.controller_node:main',

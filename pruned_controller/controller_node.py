@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -32,26 +34,34 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String, UInt8MultiArray, UInt64
 from std_srvs.srv import Trigger
 
+from pruned_controller import diagnostics
+from pruned_controller.bundles import BundleDesk, Told
 from pruned_controller.conversions import (
-    COMMAND,
     LATCHED,
     METRIC,
     NEWEST,
     archive_of,
+    offered,
     to_array,
     to_message,
 )
 from pruned_controller.node_main import run_node
 from pruned_controller.parameters import CONTROLLER, declare, read
-from pruning_core.errors import BundleError, ConfigError, PruningError, explain
-from pruning_core.runtime.bundle import Bundle, Manifest, open_bundle, unpack
+from pruning_core.errors import ConfigError, PruningError, explain
+from pruning_core.runtime.arrival import StampCheck
+from pruning_core.runtime.bundle import Manifest
+from pruning_core.runtime.envelope import Envelope
 from pruning_core.runtime.fallback import make_fallback
+from pruning_core.runtime.faults import Fault, FaultInjector
 from pruning_core.runtime.joint_map import JointMap
 from pruning_core.runtime.loop import PeriodicLoop, Tick
-from pruning_core.runtime.metrics import LatencyStats
-from pruning_core.runtime.monitor import StabilityMonitor
-from pruning_core.runtime.planner import Plan, Planner
-from pruning_core.runtime.supervisor import Decision, Mode, Supervisor, SupervisorSettings
+from pruning_core.runtime.planner import Plan
+from pruning_core.runtime.realtime import RealTime, RealTimeSettings, SlackCollector, cores
+from pruning_core.runtime.supervisor import Decision, Supervisor, SupervisorSettings
+from pruning_core.runtime.swap import Model, Observation
+
+_FAULT = 'fault_injection.'
+_MAX_NOTES = 100  # that wait to be logged
 
 
 @dataclass(frozen=True)
@@ -60,20 +70,6 @@ class Observed:
 
     values: npt.NDArray[np.float64]
     measured_s: float
-
-
-@dataclass
-class Active:
-    """One bundle in use, with everything that is counted per bundle."""
-
-    planner: Planner
-    monitor: StabilityMonitor
-    bundle: Bundle
-    origin: str
-    compute: LatencyStats
-    lateness: LatencyStats
-    age: LatencyStats
-    modes: dict[Mode, int]
 
 
 class ControllerNode(LifecycleNode):
@@ -89,18 +85,25 @@ class ControllerNode(LifecycleNode):
         self._loop: PeriodicLoop | None = None
         self._observed: Observed | None = None
         self._interval_s = math.inf  # between the last two observations
-        self._active: Active | None = None  # written by the loop while it runs
-        self._pending: Active | None = None  # taken by the loop between two ticks
-        self._previous: Active | None = None
+        self._desk: BundleDesk | None = None
         self._supervisor: Supervisor | None = None
+        self._stamps: StampCheck | None = None
+        self._faults: FaultInjector | None = None
+        self._realtime = RealTime(RealTimeSettings())
+        self._collect = SlackCollector()
         self._reset_asked = False
+        self._failed, self._share = False, math.nan  # of the tick before
         self._decision: Decision | None = None
-        self._errors: list[str] = []
-        self._errors_told = 0
-        self._rejected = ''
+        # What the loop would like to be logged: level and text; it never logs itself.
+        self._notes: deque[tuple[str, str]] = deque(maxlen=_MAX_NOTES)
+        self._since = diagnostics.Since()
         self._told: tuple[Any, ...] = ()
-        self._preparing = threading.Lock()
         self._made: list[Callable[[], object]] = []
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._answered(service.callback)
+        self._starter = (self.create_timer(0.0, self._start_by_itself)
+                         if self.get_parameter('autostart').value else None)
 
     # ---- lifecycle -----------------------------------------------------------------------
 
@@ -124,6 +127,10 @@ class ControllerNode(LifecycleNode):
         """Stop from any state."""
         return self._guarded('shutdown', self.close)
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After an exception in a transition: safe, free of everything, ready to be configured."""
+        return self._guarded('recover from an error', self.close)
+
     def _guarded(self, what: str, does: Callable[[], object]) -> TransitionCallbackReturn:
         """Answer a transition; rclpy would swallow an exception without a word."""
         try:
@@ -136,6 +143,28 @@ class ControllerNode(LifecycleNode):
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 
+    def _answered(self, change: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Answer a transition that the present state does not have, where rclpy only raises."""
+        def answer(request: ChangeState.Request, response: ChangeState.Response
+                   ) -> ChangeState.Response:
+            try:
+                return change(request, response)
+            except RCLError as error:
+                self.get_logger().error(explain(
+                    f'transition {request.transition.id} was asked for', str(error),
+                    ', '.join(label for _, label, *_ in self._state_machine.available_transitions),
+                    'ask for one of these'))
+                response.success = False
+                return response
+        return answer
+
+    def _start_by_itself(self) -> None:
+        """Become active without a manager, as after a respawn; a refusal was logged."""
+        assert self._starter is not None
+        self._starter.cancel()
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
     def _configure_or_nothing(self) -> None:
         try:
             self._configure()
@@ -145,25 +174,33 @@ class ControllerNode(LifecycleNode):
 
     def _configure(self) -> None:
         s = self._settings = read(self, CONTROLLER)
-        if not s['bundle']:
-            raise ConfigError(
-                explain('the controller was configured', "parameter 'bundle' is empty",
-                        'a bundle folder', 'export one (python -m pruning_core export --agent '
-                        'pendulum_dense --out FOLDER) and set the parameter bundle to it')
-            )
-        active = self._prepare(open_bundle(Path(s['bundle']).expanduser()), 'parameter')
-        manifest = active.bundle.manifest
+        fault = _fault(s)
+        realtime = RealTimeSettings(
+            cores(s['realtime.cores']), s['realtime.priority'], s['realtime.lock_memory'],
+            s['realtime.freeze_gc'], s['realtime.switch_interval'])
+        log = self.get_logger()
+        self._desk = BundleDesk(s, self._usable, lambda: self._loop is not None,
+                                Told(log.info, log.warning, log.error))
+        first = self._desk.switch.active
+        manifest = first.bundle.manifest
         self._supervisor = Supervisor(
             manifest,
             SupervisorSettings(s['observation_timeout'], s['hold_ticks'],
-                               s['max_consecutive_misses'], s['recover_ticks'], s['blend_ticks']),
-            make_fallback(s['fallback'], manifest))
+                               s['max_consecutive_misses'], s['recover_ticks'], s['blend_ticks'],
+                               s['proof_ticks'], s['command_rate'], s['max_residual'],
+                               s['residual_ticks']),
+            make_fallback(s['fallback'], manifest),
+            Envelope.of(manifest, s['envelope_margin'], [e for e in s['envelope'] if e]))
+        self._stamps = StampCheck(s['observation_timeout'])
+        if s[_FAULT + 'enabled']:
+            self._faults = FaultInjector()
+            self._faults.choose(fault)
+            log.warning('fault_injection is enabled: this controller may be told to fail')
+        self._realtime, self._collect = RealTime(realtime), SlackCollector()
         listen = self._listen(manifest)
-        self._active = active
-        self._interface(listen)
-        self.get_logger().info(
-            f'bundle {active.bundle.hash[:16]}: {manifest.parameters} parameters for '
-            f'{manifest.env_id}, period {manifest.period_s:g} s')
+        self._interface(listen, manifest)
+        log.info(f'bundle {first.hash[:16]} ({first.origin}): {manifest.parameters} parameters '
+                 f'for {manifest.env_id}, period {manifest.period_s:g} s')
 
     def _listen(self, manifest: Manifest) -> Callable[[], object]:
         """Check the source of observations; returns what subscribes to it."""
@@ -188,10 +225,16 @@ class ControllerNode(LifecycleNode):
         return lambda: self.create_subscription(
             Float64MultiArray, 'observation', self._on_observation, NEWEST, callback_group=group)
 
-    def _interface(self, listen: Callable[[], object]) -> None:
-        """Make publishers, subscriptions and services."""
-        listener, slow = listen(), MutuallyExclusiveCallbackGroup()
-        self._command = self.create_publisher(Float64MultiArray, 'command', COMMAND)
+    def _interface(self, listen: Callable[[], object], manifest: Manifest) -> None:
+        """Make publishers, subscriptions and services.
+
+        Each of these groups has a thread of its own: a slow bundle keeps neither observations nor
+        reports nor `reset_fallback` waiting.
+        """
+        listener = listen()
+        slow, quick, reports = (MutuallyExclusiveCallbackGroup() for _ in range(3))
+        self._command = self.create_publisher(
+            Float64MultiArray, 'command', offered(manifest.period_s))
         self._metrics = {
             name: self.create_publisher(kind, f'~/{name}', METRIC)
             for name, kind in (('latency', Float64), ('lateness', Float64),
@@ -201,10 +244,12 @@ class ControllerNode(LifecycleNode):
         self._model = self.create_publisher(String, '~/model', LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', METRIC)
         services = [
-            self.create_service(Trigger, f'~/{name}', does, callback_group=slow)
-            for name, does in (('reload', self._on_reload), ('rollback', self._on_rollback),
-                               ('reset_fallback', self._on_reset_fallback))]
-        timers = [self.create_timer(0.1, self._tell), self.create_timer(1.0, self._diagnose)]
+            self.create_service(Trigger, f'~/{name}', does, callback_group=group)
+            for name, does, group in (('reload', self._on_reload, slow),
+                                      ('rollback', self._on_rollback, quick),
+                                      ('reset_fallback', self._on_reset_fallback, quick))]
+        timers = [self.create_timer(0.1, self._tell, callback_group=reports),
+                  self.create_timer(1.0, self._diagnose, callback_group=reports)]
         subscriptions = [listener]
         if self._settings['bundle_topic']:
             subscriptions.append(self.create_subscription(
@@ -221,11 +266,16 @@ class ControllerNode(LifecycleNode):
 
     def _activate(self, state: LifecycleState) -> None:
         super().on_activate(state)
-        assert self._active is not None and self._supervisor is not None
-        self._active.planner.reset()
+        assert self._desk is not None and self._supervisor is not None
+        active = self._desk.switch.take()
+        active.planner.reset()
         self._supervisor.restart()
-        self._loop = PeriodicLoop(self._active.bundle.manifest.period_s, self._on_tick,
-                                  on_error=self._on_tick_error)
+        self._failed, self._share, self._since = False, math.nan, diagnostics.Since()
+        self._realtime.prepare_process()
+        self._loop = PeriodicLoop(
+            active.bundle.manifest.period_s, self._on_tick, on_error=self._on_tick_error,
+            on_start=self._realtime.prepare_thread,
+            on_slack=self._collect if self._settings['realtime.freeze_gc'] else lambda _: None)
         self._loop.start()
 
     def _deactivate(self, state: LifecycleState) -> None:
@@ -233,20 +283,32 @@ class ControllerNode(LifecycleNode):
         super().on_deactivate(state)
 
     def _stop_loop(self) -> None:
-        if self._loop is None:
+        """End the loop; the safe command is the last word, and does not wait for a hung tick."""
+        loop, self._loop = self._loop, None
+        if loop is None or self._desk is None:
             return
-        self._loop.stop(timeout_s=5.0)
-        self._loop = None
-        if self._active is not None and rclpy.ok():
-            safe = make_fallback('zero', self._active.bundle.manifest).act(None)
-            self._command.publish(to_message(safe))
+        period_s = self._desk.switch.active.bundle.manifest.period_s
+        ended = loop.stop(timeout_s=max(0.1, 2 * period_s))
+        if rclpy.ok():
+            self._safe_command()
             self._command.wait_for_all_acked(Duration(seconds=0.2))  # this node may be gone next
+        if not ended and not loop.stop(timeout_s=5.0):
+            self.get_logger().error('a tick hangs; its thread was left behind')
+        self._realtime.restore()
+
+    def _safe_command(self) -> None:
+        assert self._desk is not None
+        active = self._desk.switch.active
+        safe = make_fallback('zero', active.bundle.manifest).act(None)
+        self._command.publish(to_message(safe, active.hash))
 
     def _cleanup(self) -> None:
+        if self._desk is not None:
+            self._desk.close()
         for destroy in self._made:
             destroy()
         self._made = []
-        self._active = self._pending = self._previous = self._supervisor = None
+        self._desk = self._supervisor = self._stamps = self._faults = None
         self._observed = self._decision = None
         self._settings = {}
 
@@ -258,9 +320,12 @@ class ControllerNode(LifecycleNode):
     # ---- the tick; nothing here waits for anything but the planner -------------------------
 
     def _on_tick(self, tick: Tick) -> None:
-        loop, active, supervisor = self._loop, self._take_pending(), self._supervisor
-        if loop is None or supervisor is None:
+        loop, desk, supervisor = self._loop, self._desk, self._supervisor
+        if loop is None or desk is None or supervisor is None:
             return
+        if said := desk.switch.judge(tick.skipped > 0 or self._failed, self._share):
+            self._notes.append(('error', said))
+        active = desk.switch.take()
         if self._reset_asked:
             self._reset_asked = False
             supervisor.reset()
@@ -269,19 +334,13 @@ class ControllerNode(LifecycleNode):
         seen = self._observed
         age = began - seen.measured_s if seen else math.inf
         values = seen.values if seen else None
-        plan: Plan | None = None
-        if not supervisor.problem(values, age):
-            budget = self._settings['planner.budget'] or None
-            try:
-                plan = active.planner.plan(
-                    values, budget if supervisor.may_plan else 0.0)  # type: ignore[arg-type]
-            except Exception as error:  # the supervisor holds, then falls back, and says so
-                self._errors.append(''.join(traceback.format_exception(error)))
+        plan = self._plan(active, supervisor, values, age)
         if self._loop is not loop:
             return  # deactivated while this plan was made; the safe command was the last word
-        decision = supervisor.decide(values, age, plan.action if plan else None,
-                                     plan.policy_action if plan else None)
-        self._command.publish(to_message(decision.command))
+        decision = supervisor.decide(
+            values, age, plan.action if plan else None, plan.policy_action if plan else None,
+            plan.residual if plan else math.nan)
+        self._command.publish(to_message(decision.command, active.hash))
         compute = time.monotonic() - began
         self._decision = decision
         active.compute.add(compute)
@@ -289,32 +348,37 @@ class ControllerNode(LifecycleNode):
         if seen is not None:  # before the first observation there is no age to count
             active.age.add(age)
         active.modes[decision.mode] += 1
-        stability = math.nan
+        self._share = math.nan
         if plan is not None and values is not None:
-            stability = active.monitor.update(values.tolist()).share
+            self._share = active.monitor.update(values.tolist()).share
         if tick.index % self._settings['publish_every'] == 0:
             for name, value in (('latency', compute), ('lateness', tick.lateness_s),
                                 ('observation_age', age),
                                 ('reward', plan.reward if plan else math.nan),
-                                ('stability', stability)):
+                                ('stability', self._share)):
                 self._metrics[name].publish(Float64(data=float(value)))
             self._metrics['deadline_misses'].publish(UInt64(data=loop.skipped))
         self._lock_phase(tick, age)
 
-    def _use(self, other: Active) -> None:
-        """Change the model; another size of plan is not what `rollback` goes back from."""
-        if self._active is None or other.bundle.hash != self._active.bundle.hash:
-            self._previous = self._active
-        self._active = other
-
-    def _take_pending(self) -> Active:
-        """Change the model, if another one is ready, by moving one reference."""
-        pending = self._pending
-        if pending is not None:
-            self._pending = None
-            self._use(pending)
-        assert self._active is not None
-        return self._active
+    def _plan(self, active: Model, supervisor: Supervisor, values: Observation | None, age: float
+              ) -> Plan | None:
+        """Plan on a usable observation, as far as the supervisor lets it; None: no plan."""
+        self._failed = False
+        if values is None or not supervisor.may_act or supervisor.problem(values, age):
+            return None
+        budget = self._settings['planner.budget'] or None
+        try:
+            if self._faults is not None:
+                self._faults.inference()
+            plan = active.planner.plan(values, budget if supervisor.may_plan else 0.0)
+            if self._faults is not None:
+                plan = self._faults.plan(plan)
+        except Exception as error:  # the supervisor holds, then falls back, and says so
+            self._failed = True
+            self._note_failure(error)
+            return None
+        self._failed = not bool(np.isfinite(plan.action).all())
+        return plan
 
     def _lock_phase(self, tick: Tick, age: float) -> None:
         """Aim ticks shortly after observations, so that the plant's next step has a command."""
@@ -328,144 +392,148 @@ class ControllerNode(LifecycleNode):
             self._loop.slew(-off if off < period / 2 else period - off)
 
     def _on_tick_error(self, error: BaseException) -> None:
-        self._errors.append(''.join(traceback.format_exception(error)))
-        if self._active is not None and self._loop is not None:
-            # The robot must still get a command it can live with.
-            safe = make_fallback('zero', self._active.bundle.manifest).act(None)
-            self._command.publish(to_message(safe))
+        self._note_failure(error)
+        if self._loop is not None:
+            self._safe_command()  # the robot must still get a command it can live with
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._notes.append(
+            ('error', 'a tick failed: ' + ''.join(traceback.format_exception(error))))
 
     # ---- observations ------------------------------------------------------------------------
 
     def _on_observation(self, message: Float64MultiArray) -> None:
-        self._observe(to_array(message), time.monotonic())
+        self._observe(to_array(message), 0.0)
 
     def _on_joint_states(self, mapping: JointMap, message: JointState) -> None:
-        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
-        now = time.monotonic()
-        delay = self.get_clock().now().nanoseconds * 1e-9 - stamp if stamp > 0 else 0.0
-        # A stamp from the future (another machine's clock) must not make an observation younger.
-        self._observe(mapping(message), now - max(0.0, delay))
+        self._observe(mapping(message),
+                      message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
 
-    def _observe(self, values: npt.NDArray[np.float64], measured_s: float) -> None:
+    def _observe(self, values: npt.NDArray[np.float64], stamp_s: float) -> None:
+        """Put an observation into the slot, as old as stamp and arrival say."""
+        now, clock_s = time.monotonic(), self.get_clock().now().nanoseconds * 1e-9
+        stamps, supervisor = self._stamps, self._supervisor
+        if stamps is None or supervisor is None:
+            return
+        if self._faults is not None:
+            arrived = self._faults.observation(values, stamp_s, clock_s)
+            if arrived is None:
+                return
+            values, stamp_s = arrived
+        arrival = stamps.judge(stamp_s, clock_s)
+        supervisor.hint = arrival.problem
+        if arrival.problem:
+            return  # what is in the slot grows old, and the supervisor says why
+        measured_s = now - arrival.delay_s
         if self._observed is not None:
             self._interval_s = measured_s - self._observed.measured_s
         self._observed = Observed(values, measured_s)
 
-    # ---- bundles -----------------------------------------------------------------------------
+    def _usable(self) -> Observation | None:
+        """The newest observation, where a plan could be made on it."""
+        seen, supervisor = self._observed, self._supervisor
+        if seen is None or supervisor is None:
+            return None
+        age = time.monotonic() - seen.measured_s
+        return None if supervisor.problem(seen.values, age) else seen.values
 
-    def _prepare(self, bundle: Bundle, origin: str) -> Active:
-        """Open a bundle for use and warm it up; raises without touching what runs."""
-        s = self._settings
-        current = self._active.bundle.manifest if self._active else None
-        m = bundle.manifest
-        if current is not None:
-            for name in ('observation', 'action', 'period_s'):
-                if getattr(current, name) != getattr(m, name):
-                    raise BundleError(
-                        explain(f'bundle {bundle.hash[:16]} was offered',
-                                f'its {name} is {getattr(m, name)}',
-                                f'{getattr(current, name)}, as the running one',
-                                'deactivate and configure the controller with this bundle')
-                    )
-        planner = Planner(bundle, seed=s['planner.seed'], samples=s['planner.samples'],
-                          iterations=s['planner.iterations'], threads=s['planner.threads'])
-        try:
-            slowest_s = planner.warm_up()
-        except Exception as error:  # onnxruntime's own classes share no public root
-            raise BundleError(
-                explain(f'bundle {bundle.hash[:16]} was tried',
-                        f'its graphs do not run together ({error})'[:300],
-                        'the four graphs of one agent', 'export it again')
-            ) from error
-        if slowest_s > m.period_s:
-            self.get_logger().warning(
-                f'bundle {bundle.hash[:16]} plans for {slowest_s:.3f} s here, its period is '
-                f'{m.period_s:g} s: it will miss deadlines')
-        seen = self._observed
-        if (seen is not None and seen.values.shape == (len(m.observation.names),)
-                and np.isfinite(seen.values).all()):
-            action = planner.plan(seen.values).action
-            planner.reset()
-            if not np.isfinite(action).all():
-                raise BundleError(
-                    explain(f'bundle {bundle.hash[:16]} was tried on the present observation',
-                            f'its command is {action.tolist()}', 'finite numbers',
-                            'prune or train again')
-                )
-        return Active(planner, StabilityMonitor(m.lyapunov), bundle, origin, LatencyStats(),
-                      LatencyStats(), LatencyStats(), dict.fromkeys(Mode, 0))
-
-    def _on_parameters(self, parameters: list[Parameter]) -> None:
-        """Take what changed: the budget at the next tick, another size of plan like a bundle."""
-        if not self._settings:
-            return  # `configure` reads them all
-        changed = {p.name: p.value for p in parameters if p.name in self._settings}
-        self._settings = {**self._settings, **changed}
-        active = self._pending or self._active
-        if active is not None and changed.keys() & {'planner.samples', 'planner.iterations'}:
-            # Opening and warming up takes a while; lifecycle and reports must not wait for it.
-            threading.Thread(target=self._resize, args=(active.bundle,), daemon=True).start()
-
-    def _resize(self, bundle: Bundle) -> None:
-        try:
-            self.get_logger().info(self._offer(bundle, 'parameters', again=True))
-        except PruningError as error:
-            self.get_logger().error(f'the running plan stays: {error}')
+    # ---- parameters --------------------------------------------------------------------------
 
     def _may_set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Refuse, while configured, what is read when configuring; `reload` reads `bundle`."""
         fixed = {p.name for p in CONTROLLER if p.fixed} - {'bundle'}
         late = [p.name for p in parameters if p.name in fixed]
-        if not (self._settings and late):
-            return SetParametersResult(successful=True)
-        return SetParametersResult(successful=False, reason=explain(
-            f"'{late[0]}' was set", 'the controller is configured', 'while it is unconfigured',
-            'ros2 lifecycle set /controller deactivate, cleanup; set it; configure, activate'))
+        if self._settings and late:
+            return SetParametersResult(successful=False, reason=explain(
+                f"'{late[0]}' was set", 'the controller is configured', 'while it is unconfigured',
+                'ros2 lifecycle set /controller deactivate, cleanup; set it; configure, activate'))
+        faults = {p.name: p.value for p in parameters if p.name.startswith(_FAULT)}
+        if self._settings and faults:
+            if self._faults is None:
+                return SetParametersResult(successful=False, reason=explain(
+                    f"'{next(iter(faults))}' was set", 'fault_injection.enabled is false',
+                    'faults where it was true at configuring', 'never enable it on a robot'))
+            try:
+                _fault({**self._settings, **faults})
+            except PruningError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
-    def _offer(self, bundle: Bundle, origin: str, again: bool = False) -> str:
-        """Prepare a bundle and hand it to the loop; returns what happened."""
-        with self._preparing:
-            newest = self._pending or self._active
-            if newest is not None and newest.bundle.hash == bundle.hash and not again:
-                return f'bundle {bundle.hash[:16]} is already in use'
-            prepared = self._prepare(bundle, origin)
-            if self._loop is not None and self._loop.alive:
-                self._pending = prepared
-            else:
-                self._use(prepared)
-        return f'bundle {bundle.hash[:16]} replaces the running one at the next tick'
+    def _on_parameters(self, parameters: list[Parameter]) -> None:
+        """Take what changed: the budget at the next tick, another size of plan like a bundle."""
+        desk = self._desk
+        if not self._settings or desk is None:
+            return  # `configure` reads them all
+        changed = {p.name: p.value for p in parameters if p.name in self._settings}
+        self._settings = {**self._settings, **changed}
+        desk.use(self._settings)
+        if self._faults is not None and any(name.startswith(_FAULT) for name in changed):
+            self._faults.choose(_fault(self._settings))
+        if changed.keys() & {'planner.samples', 'planner.iterations'}:
+            # Opening and warming up takes a while; lifecycle and reports must not wait for it.
+            desk.resize().add_done_callback(self._on_resized)
+
+    def _on_resized(self, done: Future[str]) -> None:
+        try:
+            self._notes.append(('info', done.result()))
+        except CancelledError:
+            pass
+        except PruningError as error:
+            self._notes.append(('error', f'the running plan stays: {error}'))
+
+    # ---- bundles -----------------------------------------------------------------------------
 
     def _on_bundle(self, message: UInt8MultiArray) -> None:
+        desk = self._desk
+        if desk is None:
+            return
         try:
             content, hash = archive_of(message)
-            store = Path(self._settings['store']).expanduser()
-            said = self._offer(unpack(content, store, hash), self._settings['bundle_topic'])
-            self._rejected = ''
-            self.get_logger().info(said)
-        except (PruningError, OSError) as error:
-            self._rejected = str(error) if isinstance(error, PruningError) else explain(
+        except PruningError as error:
+            self._refuse(desk, error)
+            return
+        desk.receive(content, hash).add_done_callback(lambda done: self._on_received(desk, done))
+
+    def _on_received(self, desk: BundleDesk, done: Future[str]) -> None:
+        try:
+            said = done.result()
+        except CancelledError:
+            return
+        except Exception as error:
+            self._refuse(desk, error)
+            return
+        desk.rejected = ''
+        self._notes.append(('info', said))
+
+    def _refuse(self, desk: BundleDesk, error: Exception) -> None:
+        if isinstance(error, PruningError):
+            desk.rejected = str(error)
+        elif isinstance(error, OSError):
+            desk.rejected = explain(
                 'a bundle was to be stored', str(error), 'a folder that can be written, with room',
                 "correct the parameter 'store'; the running bundle stays")
-            self.get_logger().error(f'bundle refused, the running one stays: {self._rejected}')
+        else:
+            desk.rejected = ''.join(traceback.format_exception(error))
+        self._notes.append(('error', f'bundle refused, the running one stays: {desk.rejected}'))
 
     def _on_reload(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        try:
-            bundle = open_bundle(Path(self._settings['bundle']).expanduser())
-            response.message, response.success = self._offer(bundle, 'reload'), True
-        except PruningError as error:
-            response.message, response.success = str(error), False
-        return response
+        return self._answer(response, lambda desk: desk.reload(
+            self.get_parameter('bundle').value).result())
 
     def _on_rollback(self, request: Trigger.Request, response: Trigger.Response
                      ) -> Trigger.Response:
-        previous = self._previous
-        if previous is None:
-            response.success, response.message = False, explain(
-                'the bundle before was asked for', 'there is none',
-                'a rollback once another bundle was taken', 'prune, or set bundle and ~/reload')
-            return response
+        return self._answer(response, lambda desk: desk.roll_back())
+
+    def _answer(self, response: Trigger.Response, does: Callable[[BundleDesk], str]
+                ) -> Trigger.Response:
         try:
-            response.message, response.success = self._offer(previous.bundle, 'rollback'), True
+            if self._desk is None:
+                raise CancelledError
+            response.message, response.success = does(self._desk), True
+        except CancelledError:
+            response.message, response.success = explain(
+                'a bundle was asked for', 'the controller is being cleaned up',
+                'a configured controller', 'configure it first'), False
         except PruningError as error:
             response.message, response.success = str(error), False
         return response
@@ -480,73 +548,66 @@ class ControllerNode(LifecycleNode):
 
     def _tell(self) -> None:
         """Publish mode and model where they changed, and log what the loop could not."""
-        while self._errors:
-            self.get_logger().error('a tick failed: ' + self._errors.pop(0),
-                                    throttle_duration_sec=1.0)
-        active, decision = self._active, self._decision
-        if active is None:
+        while self._notes:
+            level, text = self._notes.popleft()
+            if level == 'info':
+                self.get_logger().info(text)
+            elif text.startswith('a tick failed'):
+                self.get_logger().error(text, throttle_duration_sec=1.0)
+            else:
+                self.get_logger().error(text)
+        desk, decision = self._desk, self._decision
+        if desk is None:
             return
+        desk.save_state()
+        active = desk.switch.active
         mode = (decision.mode.value + (f': {decision.reason}' if decision.reason else '')
                 if decision and self._loop else 'inactive')
-        told = (mode, active.bundle.hash)
+        told = (mode, active.hash)
         if not self._told or self._told[1] != told[1]:
-            self._model.publish(String(data=json.dumps(self._facts(active))))
+            self._model.publish(String(data=json.dumps(_facts(active))))
         if not self._told or self._told[0] != told[0]:
             self._mode.publish(String(data=mode))
         self._told = told
 
-    def _facts(self, active: Active) -> dict[str, Any]:
-        m, p = active.bundle.manifest, active.planner.settings
-        return {'hash': active.bundle.hash, 'parent': m.parent, 'parameters': m.parameters,
-                'dense_parameters': m.dense_parameters, 'macs': m.macs,
-                'dense_macs': m.dense_macs, 'bytes': active.bundle.size,
-                'samples': p.samples, 'iterations': p.iterations, 'origin': active.origin}
-
     def _diagnose(self) -> None:
-        active, loop = self._active, self._loop
-        if active is None:
+        desk, loop = self._desk, self._loop
+        if desk is None:
             return
-        status = DiagnosticStatus(name=f'{self.get_name()}: control loop',
-                                  hardware_id=active.bundle.manifest.env_id)
-        compute, late, age = (x.summary() for x in
-                              (active.compute, active.lateness, active.age))
-        period = active.bundle.manifest.period_s
-        values: dict[str, Any] = {
-            'model': active.bundle.hash, 'period_s': period,
-            **{f'compute_{k}': getattr(compute, k) for k in
-               ('p50_s', 'p90_s', 'p99_s', 'p999_s', 'max_s')},
-            'lateness_p99_s': late.p99_s, 'observation_age_p99_s': age.p99_s,
-            'ticks': loop.ticks if loop else 0, 'missed': loop.missed if loop else 0,
-            'skipped': loop.skipped if loop else 0, 'late': loop.late if loop else 0,
-            'errors': loop.errors if loop else 0, 'rejected_bundle': self._rejected,
-            **{f'mode_{m.value}': n for m, n in active.modes.items()}}
-        mode = self._decision.mode if self._decision else Mode.FALLBACK
-        if loop is None:
-            status.level, status.message = DiagnosticStatus.OK, 'inactive'
-        elif not loop.alive:
-            status.level, status.message = DiagnosticStatus.ERROR, 'the control loop has ended'
-        elif mode in (Mode.HOLD, Mode.FALLBACK):
-            status.level = DiagnosticStatus.ERROR
-            status.message = f'{mode.value}: {self._decision.reason if self._decision else ""}'
-        elif loop.errors > self._errors_told:
-            status.level = DiagnosticStatus.ERROR
-            status.message = f'{loop.errors - self._errors_told} ticks failed in the last second'
-        elif compute.count and compute.p50_s > period:
-            status.level = DiagnosticStatus.WARN
-            status.message = f'planning takes {compute.p50_s:.3f} s, the period is {period:g} s'
-        else:
-            status.level, status.message = DiagnosticStatus.OK, mode.value
-        self._errors_told = loop.errors if loop else 0
-        status.values = [KeyValue(key=k, value=f'{v:.6g}' if isinstance(v, float) else str(v))
-                         for k, v in values.items()]
-        message = DiagnosticArray(status=[status])
+        switch, name = desk.switch, self.get_name()
+        if loop is not None and (said := diagnostics.misses(loop, self._since)):
+            self.get_logger().warning(said, throttle_duration_sec=10.0)
+        parts = (
+            ('control loop', diagnostics.loop_status(loop, switch, self._decision, self._since)),
+            ('observations', diagnostics.observation_status(switch, self._stamps)),
+            ('model', diagnostics.model_status(switch, desk.rejected)),
+            ('real time', diagnostics.realtime_status(
+                self._realtime.achieved, self._collect.collections, self._collect.longest_s)))
+        self._since = (diagnostics.Since(loop.missed, loop.slow, loop.errors) if loop
+                       else diagnostics.Since())
+        hardware = switch.active.bundle.manifest.env_id
+        message = DiagnosticArray(status=[
+            diagnostics.status(f'{name}: {what}', hardware, found) for what, found in parts])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
 
+def _fault(settings: dict[str, Any]) -> Fault:
+    return Fault(settings[_FAULT + 'observation'], settings[_FAULT + 'plan'],
+                 settings[_FAULT + 'stall'], settings[_FAULT + 'ticks'])
+
+
+def _facts(active: Model) -> dict[str, Any]:
+    m, p = active.bundle.manifest, active.planner.settings
+    return {'hash': active.hash, 'parent': m.parent, 'parameters': m.parameters,
+            'dense_parameters': m.dense_parameters, 'macs': m.macs,
+            'dense_macs': m.dense_macs, 'bytes': active.bundle.size,
+            'samples': p.samples, 'iterations': p.iterations, 'origin': active.origin}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the controller."""
-    return run_node(ControllerNode, arguments)
+    return run_node(ControllerNode, arguments, threads=6)
 
 
 if __name__ == '__main__':

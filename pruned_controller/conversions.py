@@ -8,7 +8,8 @@ from array import array
 
 import numpy as np
 import numpy.typing as npt
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, UInt8MultiArray
 
 from pruning_core.errors import ConfigError, explain
@@ -27,9 +28,31 @@ def to_array(message: Float64MultiArray) -> npt.NDArray[np.float64]:
     return np.asarray(message.data, float)
 
 
-def to_message(values: npt.ArrayLike) -> Float64MultiArray:
-    """Return numbers as a message."""
-    return Float64MultiArray(data=np.asarray(values, float).ravel().tolist())
+def to_message(values: npt.ArrayLike, label: str = '') -> Float64MultiArray:
+    """Return numbers as a message; a label names its one dimension."""
+    message = Float64MultiArray(data=np.asarray(values, float).ravel().tolist())
+    if label:
+        count = len(message.data)
+        message.layout.dim = [MultiArrayDimension(label=label, size=count, stride=count)]
+    return message
+
+
+def label_of(message: Float64MultiArray) -> str:
+    """Return the label of a message's first dimension; of a command: the hash of its model."""
+    return str(message.layout.dim[0].label) if message.layout.dim else ''
+
+
+def offered(period_s: float) -> QoSProfile:
+    """How commands are published: what receivers may rely on, and see broken.
+
+    A receiver that requests a deadline or a lease is told when the controller is late, hangs or is
+    gone; one that requests neither matches all the same. The lease is renewed by each command, so
+    that a process that lives without commanding does not count as alive.
+    """
+    return QoSProfile(
+        depth=1, reliability=ReliabilityPolicy.RELIABLE,
+        deadline=Duration(seconds=2 * period_s), liveliness=LivelinessPolicy.MANUAL_BY_TOPIC,
+        liveliness_lease_duration=Duration(seconds=max(1.0, 10 * period_s)))
 
 
 def archive_message(content: bytes, hash: str) -> UInt8MultiArray:

@@ -58,8 +58,15 @@ class JobRequest:
 class Job:
     """A running child."""
 
-    def __init__(self, request: JobRequest, report: Report) -> None:
-        """Start the child; `report` is called, from a thread, with every change of its status."""
+    def __init__(self, request: JobRequest, report: Report,
+                 cores: frozenset[int] = frozenset()) -> None:
+        """Start the child.
+
+        Args:
+            request: what is to be done.
+            report: called, from a thread, with every change of its status.
+            cores: that the child may use; empty: any.
+        """
         self.request, self._report = request, report
         self._cancelled = False
         self._began = self._phase_began = time.monotonic()
@@ -73,6 +80,9 @@ class Job:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             errors='replace', start_new_session=True)
+        if cores:
+            with contextlib.suppress(OSError):  # it has ended already; `_read` will say how
+                os.sched_setaffinity(self._process.pid, cores)  # its threads, still to come, too
         self._write(self.status)
         self._reader = threading.Thread(target=self._read, name='job', daemon=True)
         self._reader.start()
@@ -144,10 +154,22 @@ class Job:
         self._write(self.status)
         self._report(self.status)
 
-    def _write(self, status: Mapping[str, Any]) -> None:
-        temporary = self.request.folder / f'.{RECORD}'
-        temporary.write_text(json.dumps(status, indent=1) + '\n')
-        os.replace(temporary, self.request.folder / RECORD)
+    def _write(self, status: dict[str, Any]) -> None:
+        """Keep the record; where that fails the status, which everybody sees, says so."""
+        try:
+            write_record(self.request.folder, status)
+        except OSError as error:
+            status['record'] = f'not written: {error}'
+
+
+def write_record(folder: Path, status: Mapping[str, Any]) -> None:
+    """Write a record whole, onto the disk itself, or leave the one before; raises OSError."""
+    temporary = folder / f'.{RECORD}'
+    with temporary.open('w') as file:
+        file.write(json.dumps(status, indent=1) + '\n')
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / RECORD)
 
 
 def _record(line: str) -> dict[str, Any]:
@@ -190,6 +212,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
         if status['state'] == RUNNING:
             sweep(record.parent)
             status['state'], status['eta_s'] = INTERRUPTED, None
-            record.write_text(json.dumps(status, indent=1) + '\n')
+            with contextlib.suppress(OSError):  # a full disk: it is told so again next time
+                write_record(record.parent, status)
         found.append(status)
     return sorted(found, key=lambda s: s['job'])

@@ -8,10 +8,10 @@ safe command; here a signal only asks, and the node closes while it can still sp
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -49,8 +49,14 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
         executor.add_node(node)
         while rclpy.ok() and not stop.is_set():
             # A lifecycle node's cleanup destroys what the executor is just about to serve.
-            with contextlib.suppress(InvalidHandle):
+            try:
                 executor.spin_once(timeout_sec=0.2)
+            except InvalidHandle:
+                pass
+            except ExternalShutdownException:
+                break
+            except Exception:  # of one callback; a node that moves something lives on
+                node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
     except InvalidParameterTypeException as error:
         sys.stderr.write(f'{type(error).__name__}: ' + explain(
             'a parameter was set', str(error), 'a value of its own type',
@@ -60,8 +66,6 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
             InvalidParameterValueException) as error:  # rclpy's have no common root
         sys.stderr.write(f'{type(error).__name__}: {error}\n')
         return 2
-    except ExternalShutdownException:
-        pass
     finally:
         # Ctrl-C on `ros2 launch` comes twice; late, it would meet a Python without handlers.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,15 +4,19 @@
 
 Each period it takes the newest command, steps, and publishes what a robot would. A controller that
 is slow therefore pays for it in return, as on a robot. With `lock_step` it waits for each command
-instead, which is repeatable and says nothing about latency.
+instead, which is repeatable and says nothing about latency. With `command_timeout` it stops
+obeying a command that nobody renews, as an actuator should.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from std_srvs.srv import Trigger
@@ -24,6 +28,7 @@ from pruning_core.config import EnvConfig
 from pruning_core.env import describe, make_raw
 from pruning_core.errors import ConfigError, explain
 from pruning_core.runtime.errormap import read_term
+from pruning_core.runtime.faults import Fault, FaultInjector
 from pruning_core.runtime.loop import PeriodicLoop, Tick
 
 
@@ -51,7 +56,12 @@ class PlantNode(Node):
         self._velocities = [read_term(t)[0] for t in s['joint_velocities']]
         self._low = np.asarray(self._spec.action_low)
         self._high = np.asarray(self._spec.action_high)
-        self._command = np.clip(np.zeros_like(self._low), self._low, self._high)
+        self._safe = np.clip(np.zeros_like(self._low), self._low, self._high)
+        self._command, self._commanded_s = self._safe, -math.inf
+        self._timeout_s = s['command_timeout'] or math.inf
+        self._faults = FaultInjector() if s['fault_injection.enabled'] else None
+        if self._faults is not None:
+            self._faults.choose(Fault(s['fault_injection.observation']))
         self._lock = threading.Lock()
         self._episode = 0
         self._observation = np.zeros(len(self._spec.observation_names))
@@ -89,6 +99,7 @@ class PlantNode(Node):
             return
         with self._lock:
             self._command = np.clip(command, self._low, self._high)
+            self._commanded_s = time.monotonic()
         if self._settings['lock_step']:
             self._advance()
 
@@ -119,7 +130,8 @@ class PlantNode(Node):
 
     def _step(self) -> None:
         with self._lock:
-            command = self._command.astype(np.float32)
+            fresh = time.monotonic() - self._commanded_s <= self._timeout_s
+            command = (self._command if fresh else self._safe).astype(np.float32)
         observation, reward, terminated, truncated, _ = self._env.step(command)
         self._observation = np.asarray(observation, float)
         self._total += float(reward)
@@ -132,14 +144,21 @@ class PlantNode(Node):
                 self._start_episode()
 
     def _publish(self) -> None:
-        obs = self._observation.tolist()
+        now = self.get_clock().now()
+        values, stamp_s = self._observation, now.nanoseconds * 1e-9
+        if self._faults is not None:
+            sent = self._faults.observation(values, stamp_s, stamp_s)
+            if sent is None:
+                return
+            values, stamp_s = sent
+        obs = values.tolist()
         if self._settings['output'] == 'observation':
             self._states.publish(to_message(obs))
             return
         message = JointState(name=self._settings['joint_names'],
                              position=[term(obs) for term in self._positions],
                              velocity=[term(obs) for term in self._velocities])
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = Time(nanoseconds=round(stamp_s * 1e9)).to_msg()
         self._states.publish(message)
 
     def _on_error(self, error: BaseException) -> None:

@@ -69,6 +69,10 @@ class NodeProcesses:
         del self._running[name]
         return code
 
+    def pid(self, name: str) -> int:
+        """Process id of a node that was started."""
+        return self._running[name].pid
+
     def log(self, name: str) -> str:
         """What a node has said so far."""
         return (self._folder / f'{name}.log').read_text(errors='replace')

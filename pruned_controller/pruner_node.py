@@ -10,7 +10,9 @@ is published.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,11 @@ from pruned_controller.parameters import PRUNER, declare, read
 from pruning_core import config as configuration
 from pruning_core import zoo
 from pruning_core.errors import ConfigError, PruningError, explain
-from pruning_core.runtime.bundle import open_bundle, pack
+from pruning_core.runtime.bundle import open_bundle, pack, sign
+from pruning_core.runtime.realtime import cores
+from pruning_core.runtime.signature import PrivateKey, load_private
+
+LOCK = '.lock'
 
 
 class PrunerNode(Node):
@@ -36,14 +42,13 @@ class PrunerNode(Node):
         """Offer the services; tell how the last job ended, and publish its bundle again."""
         super().__init__('pruner')
         declare(self, PRUNER)
-        self._runs = Path(read(self, PRUNER)['runs']).expanduser()
-        try:
-            self._runs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                explain(f"jobs were to be kept in '{self._runs}'", str(error),
-                        'a folder that can be written', "correct the parameter 'runs'")
-            ) from error
+        s = read(self, PRUNER)
+        self._runs = Path(s['runs']).expanduser()
+        self._cores = cores(s['cores'])
+        self._key: PrivateKey | None = None
+        if s['signing_key']:
+            self._key = load_private(Path(s['signing_key']).expanduser())
+        self._held = _hold(self._runs)
         self._job: Job | None = None
         self._lock = threading.Lock()
         self._status = self.create_publisher(String, '~/status', LATCHED)
@@ -62,9 +67,12 @@ class PrunerNode(Node):
         self.get_logger().info(f'ready; jobs are kept in {self._runs}')
 
     def close(self) -> None:
-        """End a running job."""
+        """End a running job, and let go of the folder."""
         if self._job is not None and self._job.running:
             self._job.cancel()
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def _on_prune(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._accept('prune', response)
@@ -95,7 +103,7 @@ class PrunerNode(Node):
                 return response
             try:
                 request = self._request(kind)
-                self._job = Job(request, self._on_report)
+                self._job = Job(request, self._on_report, self._cores)
             except (PruningError, OSError) as error:
                 response.success, response.message = False, str(error)
                 return response
@@ -120,7 +128,8 @@ class PrunerNode(Node):
                               ['train', '--config', s['config'], *common], {'config': s['config']})
         agent = zoo.find(s['agent'])
         chosen = {name: s[name] for name in ('sparsity', 'score', 'recovery_updates',
-                                             'gate_return_loss', 'gate_latency_share', 'seed')}
+                                             'gate_return_loss', 'gate_latency_share',
+                                             'gate_violation', 'seed')}
         configuration.from_dict({'pruning': chosen})  # says at once what is out of range
         settings = [part for name, value in chosen.items()
                     for part in ('--set', f'pruning.{name}={value}')]
@@ -142,12 +151,40 @@ class PrunerNode(Node):
 
     def _publish(self, folder: Path) -> None:
         try:
-            bundle = open_bundle(folder)
+            bundle = open_bundle(folder) if self._key is None else sign(folder, self._key)
         except PruningError as error:
             self.get_logger().error(f'bundle not published: {error}')
             raise
         self._bundle.publish(archive_message(pack(bundle), bundle.hash))
         self.get_logger().info(f'published bundle {bundle.hash[:16]}')
+
+
+def _hold(runs: Path) -> int:
+    """Make the folder of jobs and hold it, so that two pruners never sweep each other's work.
+
+    The lock ends with the process, however it ends.
+
+    Raises:
+        ConfigError: it cannot be written, or another pruner holds it.
+    """
+    asked = f"jobs were to be kept in '{runs}'"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        held = os.open(runs / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            explain(asked, str(error), 'a folder that can be written',
+                    "correct the parameter 'runs'")
+        ) from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise ConfigError(
+            explain(asked, 'another pruner keeps its own there', 'one pruner per folder',
+                    "end the other one, or set the parameter 'runs' to another folder")
+        ) from error
+    return held
 
 
 def main(arguments: list[str] | None = None) -> int:

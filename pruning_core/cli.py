@@ -1,7 +1,7 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
 # PYTHON_ARGCOMPLETE_OK
-"""`python -m pruning_core train|prune|evaluate|stability|study|record|replay|...`: all of them.
+"""The commands of `python -m pruning_core`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
 refused the result or the doctor found something, 2 something asked for cannot be done, 130
@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # the commands import what they need, so that --help is insta
     from pruning_core.checkpoint import Run
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 1, 2, 130
+_ORPHAN_S = 10.0  # that a command without its parent has to end in good order
 _EXTRAS = {'torch': 'train', 'gymnasium': 'train', 'scipy': 'train', 'tqdm': 'train',
            'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz',
            'rosbags': 'bags'}
@@ -237,6 +239,16 @@ def parser() -> argparse.ArgumentParser:
                        '(default: %(default)s)')
     bench.add_argument('--again', action='store_true',
                        help='fit again, even if it was done on this machine')
+
+    keys = add('keys', _keys, 'Make a pair of keys to sign bundles with',
+               'python -m pruning_core keys --private signing.pem --public robot.pem')
+    keys.add_argument('--private', required=True, type=Path, help='new file; keep it secret')
+    keys.add_argument('--public', required=True, type=Path, help='new file; goes onto robots')
+
+    sign = add('sign', _sign, 'Sign a bundle; its hash stays the same',
+               'python -m pruning_core sign runs/bundle --key signing.pem')
+    sign.add_argument('bundle', type=Path, help='bundle folder')
+    sign.add_argument('--key', required=True, type=Path, help='private key')
     return top
 
 
@@ -296,6 +308,8 @@ def _watch_stdin() -> None:
     while os.read(sys.stdin.fileno(), 4096):  # not sys.stdin: its lock would be held at exit
         pass
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(_ORPHAN_S)
+    os.kill(os.getpid(), signal.SIGKILL)  # it did not listen; an orphan must not work on
 
 
 def _fail(options: argparse.Namespace, error: PruningError, code: int) -> int:
@@ -535,6 +549,20 @@ def _study(options: argparse.Namespace) -> int:
     result = study(work, options.agent or ['pendulum_dense'], settings_from(options.set),
                    options.processes, _progress(options))
     return _tell(options, publish(result, options.out or work))
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from pruning_core.runtime.signature import make_keys
+
+    make_keys(options.private, options.public)
+    return _tell(options, {'private': str(options.private), 'public': str(options.public)})
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from pruning_core.runtime import bundle, signature
+
+    signed = bundle.sign(options.bundle, signature.load_private(options.key))
+    return _tell(options, {'bundle': str(signed.path), 'hash': signed.hash})
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -10,6 +10,10 @@ import signal
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile('any machine', deadline=None)  # it may stall for a second
+settings.load_profile('any machine')
 
 # Small enough that training, pruning and export together take about a second.
 TINY = {

@@ -64,9 +64,10 @@ def test_build_installs_what_ros_looks_for(workspace):
     share = prefix / 'share' / 'pruned_controller'
     assert (prefix / 'share/ament_index/resource_index/packages/pruned_controller').is_file()
     assert (share / 'package.xml').read_bytes() == (ROOT / 'package.xml').read_bytes()
-    for folder, pattern in (('launch', '*.py'), ('config', '*')):
+    for folder, pattern in (('launch', '*.py'), ('config', '*'), ('config/sros2', '*')):
         shipped = {path.name for path in (ROOT / folder).glob(pattern) if path.is_file()}
-        assert {path.name for path in (share / folder).glob('*')} == shipped
+        found = {path.name for path in (share / folder).glob('*') if path.is_file()}
+        assert found == shipped
     assert {path.name for path in (prefix / 'lib' / 'pruned_controller').iterdir()} == NODES
 
 

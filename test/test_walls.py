@@ -49,13 +49,15 @@ def imported(name):
 RUNTIME = modules('pruning_core/runtime/**/*.py')
 CORE = modules('pruning_core/**/*.py')
 NODES = modules('pruned_controller/**/*.py')
-PLANNING = [f'pruning_core.runtime.{n}' for n in ('bench', 'bound', 'fit', 'planner')]
+PLANNING = [f'pruning_core.runtime.{n}' for n in ('bench', 'bound', 'fit', 'planner', 'swap')]
 STANDARD = sys.stdlib_module_names
 
 
 @pytest.mark.parametrize('name', RUNTIME)
 def test_runtime_names_numpy_onnxruntime_and_its_own_room_alone(name):
     allowed = {'numpy', 'onnxruntime', *STANDARD}
+    if name == 'pruning_core.runtime.signature':
+        allowed.add('cryptography')  # optional; imported where a key is configured, not before
     for other in imported(name):
         ours = other.startswith('pruning_core.')
         assert (other.startswith(('pruning_core.runtime', 'pruning_core.errors')) if ours
@@ -109,21 +111,22 @@ def loaded(names, blocked=()):
     return set(json.loads(done.stdout))
 
 
-THIRD = {'numpy', 'onnxruntime', 'yaml', *TRAINING, *ROS}
+THIRD = {'numpy', 'onnxruntime', 'yaml', 'cryptography', *TRAINING, *ROS}
 
 
 @pytest.mark.parametrize(('names', 'blocked', 'allowed'), [
     (['pruning_core', 'pruning_core.errors'], THIRD, set()),
     (RUNTIME, THIRD - {'numpy', 'onnxruntime'}, {'numpy', 'onnxruntime'}),
     ([n for n in RUNTIME if n not in PLANNING], THIRD - {'numpy'}, {'numpy'}),
-    (['pruned_controller.controller_node'], TRAINING, {'numpy', 'onnxruntime', 'yaml', *ROS}),
+    (['pruned_controller.controller_node'], {*TRAINING, 'cryptography'},
+     {'numpy', 'onnxruntime', 'yaml', *ROS}),
     (['pruned_controller.pruner_node', 'pruned_controller.job', 'pruned_controller.parameters',
       'pruned_controller.conversions', 'pruned_controller.live', 'pruned_controller.observer'],
      {*TRAINING, 'onnxruntime'}, {'numpy', 'yaml', *ROS}),
     (['pruned_controller.plant_node'], {*TRAINING, 'onnxruntime'} - {'gymnasium'},
      {'numpy', 'yaml', 'gymnasium', *ROS}),
     (['pruning_core.cli', 'pruning_core.config', 'pruning_core.zoo'], THIRD - {'yaml'}, {'yaml'}),
-    ([n for n in CORE if not n.endswith('__main__')], ROS, THIRD - ROS),
+    ([n for n in CORE if not n.endswith('__main__')], {*ROS, 'cryptography'}, THIRD - ROS),
 ], ids=['package', 'runtime', 'runtime but planning', 'controller', 'pruner', 'plant',
         'command line', 'all of pruning_core'])
 def test_room_imports_with_everything_else_out_of_reach(names, blocked, allowed):

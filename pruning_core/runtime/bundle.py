@@ -4,9 +4,11 @@
 
 A bundle holds `manifest.json`, four ONNX graphs and the weights that they share, and may hold
 variants of the planner's graphs: a shorter horizon, and products of 8-bit integers. The manifest
-lists the SHA-256 of every file; the SHA-256 of the manifest is the bundle's identity. Everything
-is read once, checked in memory and used from there, so that what was verified is what runs. No
-name leaves the folder, no link is followed, sizes are bounded, and nothing is unpickled.
+lists the SHA-256 of every file; the SHA-256 of the manifest is the bundle's identity.
+`manifest.sig`, where there is one, is a signature of the manifest. Everything is read once,
+checked in memory and used from there, so that what was verified is what runs. Signature and hashes
+are checked before anything is parsed; no name leaves the folder, no link is followed, no graph
+points out of its bundle, sizes and counts are bounded, and nothing is unpickled or decompressed.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ import json
 import math
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import BundleError, explain
+from pruning_core.runtime import signature as signatures
 from pruning_core.runtime.errormap import Lyapunov
+from pruning_core.runtime.onnx_scan import Beside, check_self_contained
+from pruning_core.runtime.signature import PrivateKey, PublicKey
 
 SCHEMA = 2  # 1 held its weights once in every graph
-MANIFEST = 'manifest.json'
+MANIFEST, SIGNATURE = 'manifest.json', 'manifest.sig'
 POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP = (
     'policy.onnx', 'world_model.onnx', 'plan_start.onnx', 'plan_step.onnx')
 GRAPHS = (POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP)
@@ -38,8 +44,11 @@ FILES = (*GRAPHS, WEIGHTS)
 PLAN_STEP_INT8, SHORT_START, SHORT_STEP, SHORT_STEP_INT8 = (
     'plan_step_int8.onnx', 'short_start.onnx', 'short_step.onnx', 'short_step_int8.onnx')
 VARIANTS = (PLAN_STEP_INT8, SHORT_START, SHORT_STEP, SHORT_STEP_INT8)
+_OPTIONAL = (SIGNATURE, *VARIANTS)
 _MAX_MANIFEST = 1 << 20
 _MAX_GRAPH = 1 << 29
+_MAX_TOTAL = 1 << 30  # of all files together
+_SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,7 @@ class Bundle:
         manifest: what stands in manifest.json.
         graphs: the bytes of each ONNX file, and of the weights.
         path: where it was read from; None for an archive that was not unpacked.
+        signature: of the manifest; None where there is none.
     """
 
     hash: str
@@ -150,11 +160,17 @@ class Bundle:
     graphs: Mapping[str, bytes]
     manifest_bytes: bytes
     path: Path | None = None
+    signature: bytes | None = None
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
-        return len(self.manifest_bytes) + sum(len(g) for g in self.graphs.values())
+        return sum(len(content) for content in self.files().values())
+
+    def files(self) -> dict[str, bytes]:
+        """Every file by its name, in the order in which they are packed."""
+        signed = {} if self.signature is None else {SIGNATURE: self.signature}
+        return {MANIFEST: self.manifest_bytes, **signed, **dict(sorted(self.graphs.items()))}
 
 
 def digest(data: bytes) -> str:
@@ -185,7 +201,7 @@ def in_memory(manifest: Manifest, graphs: Mapping[str, bytes], where: str = 'mem
     files = {n: {'sha256': digest(g), 'bytes': len(g)} for n, g in sorted(graphs.items())}
     values = {**manifest.to_json(), 'files': files}
     data = (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + '\n').encode()
-    return _verified(data, graphs, where)
+    return _verified({MANIFEST: data, **graphs}, where)
 
 
 def _place(bundle: Bundle, folder: Path) -> Bundle:
@@ -199,7 +215,7 @@ def _place(bundle: Bundle, folder: Path) -> Bundle:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
     try:
         temporary.chmod(0o755)
-        for name, content in {**bundle.graphs, MANIFEST: bundle.manifest_bytes}.items():
+        for name, content in bundle.files().items():
             with (temporary / name).open('wb') as file:
                 file.write(content)
                 file.flush()
@@ -212,7 +228,17 @@ def _place(bundle: Bundle, folder: Path) -> Bundle:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Bundle(bundle.hash, bundle.manifest, bundle.graphs, bundle.manifest_bytes, folder)
+    return replace(bundle, path=folder)
+
+
+def sign(folder: Path, key: PrivateKey) -> Bundle:
+    """Sign a bundle where it lies; its identity stays.
+
+    Raises:
+        BundleError: it does not verify, or cannot be written.
+    """
+    bundle = open_bundle(folder)
+    return _place(replace(bundle, signature=signatures.sign(bundle.manifest_bytes, key)), folder)
 
 
 def _former(folder: Path) -> Path:
@@ -220,12 +246,14 @@ def _former(folder: Path) -> Path:
     return folder.with_name(f'.{folder.name}.former')
 
 
-def open_bundle(path: str | Path, expect_hash: str | None = None) -> Bundle:
+def open_bundle(path: str | Path, expect_hash: str | None = None,
+                key: PublicKey | None = None) -> Bundle:
     """Read and verify a bundle folder.
 
     Args:
         path: the folder.
         expect_hash: refuse anything but this identity.
+        key: refuse anything that was not signed with its private half.
 
     Raises:
         BundleError: missing, damaged, unsafe, of another schema, or another bundle than expected.
@@ -239,69 +267,119 @@ def open_bundle(path: str | Path, expect_hash: str | None = None) -> Bundle:
             explain(asked, 'there is no such folder', 'a folder that holds ' + MANIFEST,
                     'make one: python -m pruning_core export --agent AGENT --out FOLDER')
         )
-    contents = {}
-    for name in (MANIFEST, *FILES, *VARIANTS):
-        file = path / name
-        if name in VARIANTS and not file.exists() and not file.is_symlink():
-            continue
-        if file.is_symlink() or not file.is_file():
+    contents: dict[str, bytes] = {}
+    for name in (MANIFEST, *FILES, *_OPTIONAL):
+        content = _content(path / name, asked)
+        if content is not None:
+            contents[name] = content
+        elif name not in _OPTIONAL:
             raise BundleError(
-                explain(asked, f'{name} is ' + ('a link' if file.is_symlink() else 'missing'),
+                explain(asked, f'{name} is missing',
                         f'the regular files {MANIFEST}, {", ".join(FILES)}',
                         'export or copy the bundle again')
             )
-        limit = _MAX_MANIFEST if name == MANIFEST else _MAX_GRAPH
-        try:
-            with file.open('rb') as handle:
-                contents[name] = handle.read(limit + 1)
-        except OSError as error:
-            raise BundleError(
-                explain(asked, f'{name} cannot be read ({error.strerror})', 'readable files',
-                        'check its permissions')
-            ) from error
-        if len(contents[name]) > limit:
-            raise BundleError(
-                explain(asked, f'{name} is larger than {limit} bytes', 'at most that',
-                        'this is not a bundle of this package')
-            )
-    bundle = _verified(contents.pop(MANIFEST), contents, str(path), expect_hash)
-    return Bundle(bundle.hash, bundle.manifest, bundle.graphs, bundle.manifest_bytes, path)
+    return replace(_verified(contents, str(path), expect_hash, key), path=path)
+
+
+def _content(file: Path, asked: str) -> bytes | None:
+    """Read one file of a bundle; None where it is missing.
+
+    Opened first and looked at then, so that nobody can put a link in its place in between; a pipe
+    does not block.
+    """
+    limit = _limit(file.name)
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        what = 'a link' if file.is_symlink() else f'not to be opened ({error.strerror})'
+        raise BundleError(
+            explain(asked, f'{file.name} is {what}', 'regular files that can be read',
+                    'export or copy the bundle again')
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleError(
+            explain(asked, f'{file.name} is something else than a file', 'regular files',
+                    'export or copy the bundle again')
+        )
+    with open(descriptor, 'rb') as handle:
+        content = handle.read(limit + 1)
+    if len(content) > limit:
+        raise BundleError(
+            explain(asked, f'{file.name} is larger than {limit} bytes', 'at most that',
+                    'this is not a bundle of this package')
+        )
+    return content
+
+
+def _limit(name: str) -> int:
+    return {MANIFEST: _MAX_MANIFEST, SIGNATURE: _SIGNATURE_BYTES}.get(name, _MAX_GRAPH)
 
 
 def pack(bundle: Bundle) -> bytes:
     """Return the bundle as one uncompressed tar archive, the same bytes for the same bundle."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode='w', format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in [(MANIFEST, bundle.manifest_bytes), *sorted(bundle.graphs.items())]:
+        for name, content in bundle.files().items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
     return stream.getvalue()
 
 
-def unpack(data: bytes, store: Path, expect_hash: str | None = None) -> Bundle:
+def unpack(data: bytes, store: Path, expect_hash: str | None = None,
+           key: PublicKey | None = None) -> Bundle:
     """Verify an archive in memory, then place it in `store` under its hash.
 
     Args:
         data: from `pack`.
         store: folder of bundles; made if missing.
         expect_hash: refuse anything but this identity.
+        key: refuse anything that was not signed with its private half.
 
     Raises:
         BundleError: not an archive of a bundle, damaged, unsafe or unexpected; nothing is written.
     """
+    bundle = _verified(_entries(data), 'archive', expect_hash, key)
+    folder = store / bundle.hash[:16]
+    if folder.is_dir():
+        try:
+            stored = open_bundle(folder, bundle.hash, key)
+            if bundle.signature in (None, stored.signature):
+                return stored
+        except BundleError:
+            # Damaged since it was stored, or not signed; the verified one takes its place.
+            shutil.rmtree(folder)
+    try:
+        return _place(bundle, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return open_bundle(folder, bundle.hash, key)  # another one with this store was faster
+
+
+def _entries(data: bytes) -> dict[str, bytes]:
+    """Take an archive apart, in memory; its headers are all that is read before a hash is."""
     asked = 'a bundle archive was received'
+    if len(data) > _MAX_TOTAL:
+        raise BundleError(
+            explain(asked, f'it has {len(data)} bytes', f'at most {_MAX_TOTAL}',
+                    'this is not a bundle of this package')
+        )
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode='r:') as archive:
             for entry in archive:
-                limit = _MAX_MANIFEST if entry.name == MANIFEST else _MAX_GRAPH
-                if (entry.name not in (MANIFEST, *FILES, *VARIANTS) or entry.name in contents
-                        or not entry.isreg() or entry.size > limit):
+                # A sparse file may claim any size; what is stored as it is fits into the data.
+                whole = entry.isreg() and not entry.issparse() and entry.size <= len(data)
+                if (entry.name not in (MANIFEST, *FILES, *_OPTIONAL) or entry.name in contents
+                        or not whole or entry.size > _limit(entry.name)):
                     raise BundleError(
                         explain(asked, f"it holds '{entry.name}', {entry.size} bytes",
-                                f'{MANIFEST}, {", ".join(FILES)}, once each, as regular files',
-                                'publish it again')
+                                f'{MANIFEST}, {", ".join((*FILES, *_OPTIONAL))}, at most once '
+                                'each, as regular files', 'publish it again')
                     )
                 file = archive.extractfile(entry)
                 contents[entry.name] = file.read() if file else b''
@@ -310,35 +388,38 @@ def unpack(data: bytes, store: Path, expect_hash: str | None = None) -> Bundle:
             explain(asked, f'{len(data)} bytes that are no archive ({error})', 'a tar archive',
                     'publish it again')
         ) from error
-    manifest = contents.pop(MANIFEST, None)
-    if manifest is None:
+    if MANIFEST not in contents:
         raise BundleError(explain(asked, f'it has no {MANIFEST}', 'a whole bundle',
                                   'publish it again'))
-    bundle = _verified(manifest, contents, 'archive', expect_hash)
-    folder = store / bundle.hash[:16]
-    if folder.is_dir():
-        try:
-            return open_bundle(folder, bundle.hash)
-        except BundleError:
-            shutil.rmtree(folder)  # damaged since it was stored; the verified one takes its place
-    try:
-        return _place(bundle, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        return open_bundle(folder, bundle.hash)  # somebody with the same store was faster
+    return contents
 
 
-def _verified(data: bytes, graphs: Mapping[str, bytes], where: str,
-              expect_hash: str | None = None) -> Bundle:
-    """Check identity, hashes and fields, in this order: nothing is parsed before its hash."""
+def _verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None = None,
+              key: PublicKey | None = None) -> Bundle:
+    """Check identity, signature, hashes and fields, in this order.
+
+    Args:
+        contents: bytes of every file by name.
+        where: for messages.
+        expect_hash: as of `open_bundle`.
+        key: as of `open_bundle`.
+    """
     asked = f"bundle '{where}' was verified"
+    data, signature = contents[MANIFEST], contents.get(SIGNATURE)
+    graphs = {n: c for n, c in contents.items() if n not in (MANIFEST, SIGNATURE)}
     identity = digest(data)
     if expect_hash is not None and identity != expect_hash:
         raise BundleError(
             explain(asked, f'its hash is {identity[:16]}', f'{expect_hash[:16]}, as announced',
                     'publish or copy it again')
         )
+    if sum(len(c) for c in contents.values()) > _MAX_TOTAL:
+        raise BundleError(
+            explain(asked, f'its files have more than {_MAX_TOTAL} bytes together',
+                    'at most that', 'this is not a bundle of this package')
+        )
+    if key is not None:
+        signatures.check(data, signature, key, f"bundle '{where}'")
     try:
         values = json.loads(data, parse_constant=_no_number)
         schema = values['schema']
@@ -366,7 +447,9 @@ def _verified(data: bytes, graphs: Mapping[str, bytes], where: str,
                 explain(asked, f'{name} is damaged: its hash is {digest(content)[:16]}',
                         f'{str(listed)[:16]}, as the manifest says', 'copy or export it again')
             )
-    return Bundle(identity, _parse(values, asked), dict(graphs), data)
+        if name != WEIGHTS:
+            check_self_contained(content, name, Beside(WEIGHTS, len(graphs[WEIGHTS])))
+    return Bundle(identity, _parse(values, asked), graphs, data, signature=signature)
 
 
 def _parse(values: Mapping[str, Any], asked: str) -> Manifest:

@@ -77,6 +77,7 @@ class PeriodicLoop:
     Attributes:
         ticks: ticks done.
         missed: ticks whose work ended after the next deadline.
+        slow: those of them whose own work took longer than a period; the others began too late.
         skipped: whole periods left out because of them.
         late: ticks that started later than a tenth of the period after they were due.
         errors: ticks that raised.
@@ -84,6 +85,8 @@ class PeriodicLoop:
 
     def __init__(self, period_s: float, tick: Callable[[Tick], None], *,
                  on_error: Callable[[BaseException], None] = lambda error: None,
+                 on_start: Callable[[], None] = lambda: None,
+                 on_slack: Callable[[float], None] = lambda slack_s: None,
                  clock: Clock | None = None, name: str = 'control loop') -> None:
         """Prepare a loop; `start` runs it.
 
@@ -92,6 +95,9 @@ class PeriodicLoop:
             tick: the work; what it raises is counted and handed to `on_error`, and the loop goes
                 on.
             on_error: see `tick`.
+            on_start: called once in the thread, before its first tick; what it raises is handed
+                to `on_error`.
+            on_slack: called after a tick that was in time, with the seconds left until the next.
             clock: time; for tests.
             name: of the thread.
 
@@ -106,17 +112,18 @@ class PeriodicLoop:
             )
         self._period_ns = round(period_s * 1e9)
         self._tick, self._on_error = tick, on_error
+        self._on_start, self._on_slack = on_start, on_slack
         self._clock: Clock = clock or MonotonicClock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._slew_ns = 0
         self._next_ns = 0
         self._skipped_before = 0
-        self.ticks = self.missed = self.skipped = self.late = self.errors = 0
+        self._began_ns = 0  # of the tick that runs; 0 between two of them
+        self.ticks = self.missed = self.slow = self.skipped = self.late = self.errors = 0
 
     def start(self) -> None:
-        """Start the thread; the first deadline is now."""
-        self._next_ns = self._clock.now_ns()
+        """Start the thread; its first deadline is when it runs."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
@@ -131,6 +138,12 @@ class PeriodicLoop:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds since the present tick began; 0 between two ticks."""
+        began = self._began_ns
+        return (self._clock.now_ns() - began) * 1e-9 if began else 0.0
+
     def slew(self, offset_s: float) -> None:
         """Move the coming deadlines by `offset_s`, at most 1 % of the period."""
         limit = _MAX_SLEW * self._period_ns
@@ -143,6 +156,11 @@ class PeriodicLoop:
             self._once()
 
     def _run(self) -> None:
+        try:
+            self._on_start()
+        except Exception as error:
+            self._tell(error)
+        self._next_ns = self._clock.now_ns()
         while not self._stop.is_set():
             self._once()
 
@@ -152,21 +170,33 @@ class PeriodicLoop:
             return
         due, start = self._next_ns, self._clock.now_ns()
         self.late += start - due > _LATE * self._period_ns
+        self._began_ns = start
         try:
             self._tick(Tick(self.ticks, due, start, self._skipped_before, self._period_ns * 1e-9))
         except Exception as error:
             self.errors += 1
-            with contextlib.suppress(Exception):  # whatever happens, the next tick comes
-                self._on_error(error)
+            self._tell(error)
+        self._began_ns = 0
         self.ticks += 1
         due += self._period_ns + self._slew_ns
         self._slew_ns = 0
-        over = self._clock.now_ns() - due
+        ended = self._clock.now_ns()
+        over = ended - due
         self._skipped_before = 0
         if over > 0:
             self.missed += 1
+            self.slow += ended - start > self._period_ns
             # The next deadline still ahead; the ones in between are gone.
             self._skipped_before = -(-over // self._period_ns)
             self.skipped += self._skipped_before
             due += self._skipped_before * self._period_ns
         self._next_ns = due
+        if over <= 0:
+            try:
+                self._on_slack(-over * 1e-9)
+            except Exception as error:
+                self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        with contextlib.suppress(Exception):  # whatever happens, the next tick comes
+            self._on_error(error)

@@ -30,6 +30,7 @@ from pruned_controller.job import (
     last_id,
 )
 from pruned_controller.pruner_node import PrunerNode
+from pruning_core.errors import ConfigError
 
 TINY = """
 network: {latent: 4, encoder_hidden: 8, hidden: 8}
@@ -319,13 +320,42 @@ def test_one_job_at_a_time_and_cancel_makes_room(pruner, until, tmp_path):
     until(lambda: statuses[-1].get('phase') not in (None, 'start'), 'progress')
     assert call('cancel') == (True, 'job 1 is being cancelled')
     until(lambda: statuses[-1]['state'] == CANCELLED, 'the end of job 1')
-    assert [p.name for p in (tmp_path / 'runs').iterdir()] == ['job-0001']
+    assert [p.name for p in (tmp_path / 'runs').glob('job-*')] == ['job-0001']
     assert call('train') == (True, 'job 2 accepted')
     until(lambda: statuses[-1]['job'] == 2, 'a status of job 2')
     assert call('cancel')[0]
     until(lambda: (statuses[-1]['job'], statuses[-1]['state']) == (2, CANCELLED), 'its end')
     assert [(s['job'], s['state']) for s in history(tmp_path / 'runs')] == [
         (1, CANCELLED), (2, CANCELLED)]
+
+
+def test_two_pruners_never_share_a_folder(node, tmp_path, four_parts):
+    """The second one would sweep away what the job of the first is writing."""
+    node(PrunerNode, runs=tmp_path / 'runs')
+    (tmp_path / 'runs' / '.run.abc').mkdir()
+    with pytest.raises(ConfigError) as caught:
+        PrunerNode()
+    four_parts(caught, 'another pruner', 'one pruner per folder')
+    assert (tmp_path / 'runs' / '.run.abc').is_dir()
+
+
+def test_children_stay_on_their_cores(start, child, until, tmp_path):
+    core = min(os.sched_getaffinity(0))
+    child(SAY + 'time.sleep(0.2)\nsay(result={"cores": sorted(os.sched_getaffinity(0))})')
+    job = Job(JobRequest(5, 'train', tmp_path / 'job-0005', [], {}), lambda s: None,
+              frozenset({core}))
+    until(lambda: not job.running)
+    assert job.status['result'] == {'cores': [core]}
+
+
+def test_disk_that_is_full_does_not_hide_how_a_job_ended(start, until, monkeypatch):
+    def full(folder, status):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('pruned_controller.job.write_record', full)
+    job, reports = start("say(result={'bundle': 'there'})")
+    until(lambda: not job.running and reports and reports[-1] == job.status)
+    assert job.status['state'] == DONE
+    assert 'No space left' in job.status['record']
 
 
 def test_a_number_is_never_given_twice_even_where_its_record_is_torn(tmp_path):

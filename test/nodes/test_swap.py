@@ -10,6 +10,8 @@ import math
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import Float64MultiArray, String, UInt8MultiArray
 from std_srvs.srv import Trigger
@@ -21,6 +23,7 @@ from pruned_controller.conversions import (
     METRIC,
     NEWEST,
     archive_message,
+    label_of,
     to_message,
 )
 from pruning_core.runtime.bundle import pack
@@ -54,7 +57,7 @@ class Robot:
             self._states.publish(to_message(self.observation))
 
     def _on_diagnostics(self, message):
-        self.facts = {v.key: v.value for v in message.status[0].values}
+        self.facts = {v.key: v.value for s in message.status for v in s.values}
 
     def call(self, name):
         assert self._clients[name].wait_for_service(30)
@@ -144,3 +147,50 @@ def test_command_of_an_earlier_activation_is_not_held(controlled, until):
     until(lambda: robot.modes[-1] == 'inactive', 'the last word')
     assert controller.trigger_activate() == GOOD
     assert robot.more() == [0.0] * 3
+
+
+def test_a_transition_that_the_state_does_not_have_is_answered_and_the_node_lives(
+        controlled, until):
+    controller, robot = controlled
+    client = robot.node.create_client(ChangeState, '/controller/change_state')
+    assert client.wait_for_service(30)
+
+    def change(transition):
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        until(future.done, 'an answer')
+        return future.result().success
+    assert not change(Transition.TRANSITION_DEACTIVATE), 'it is inactive'
+    assert not change(Transition.TRANSITION_CONFIGURE), 'it is configured'
+    assert not change(99)
+    assert change(Transition.TRANSITION_ACTIVATE)
+    assert not change(Transition.TRANSITION_ACTIVATE)
+    robot.observation = [1.0, 0.0, 0.5]
+    until(lambda: robot.modes and robot.modes[-1] == 'planning', 'planning')
+
+
+def test_an_exception_in_a_transition_is_logged_and_leaves_nothing_behind(
+        node, bundles, tmp_path, monkeypatch, capfd):
+    controller = node(ControllerNode, bundle=bundles[0].path, store=tmp_path / 'store')
+    assert controller.trigger_configure() == GOOD
+
+    def fail(self):
+        raise RuntimeError('on purpose')
+    monkeypatch.setattr(ControllerNode, '_configure', fail)
+    monkeypatch.setattr(ControllerNode, '_activate', lambda self, state: fail(self))
+    assert controller.trigger_activate() == TransitionCallbackReturn.ERROR
+    assert 'on purpose' in capfd.readouterr().err
+    assert controller.trigger_configure() == TransitionCallbackReturn.ERROR
+    monkeypatch.undo()
+    assert controller.trigger_configure() == GOOD
+    assert controller.trigger_activate() == GOOD
+
+
+def test_each_command_names_its_model(controlled, bundles, until):
+    controller, robot = controlled
+    labels = []
+    robot.node.create_subscription(
+        Float64MultiArray, 'command', lambda m: labels.append(label_of(m)), COMMAND)
+    robot.observation = [1.0, 0.0, 0.5]
+    assert controller.trigger_activate() == GOOD
+    until(lambda: len(labels) > 5, 'commands')
+    assert set(labels) == {bundles[0].hash}

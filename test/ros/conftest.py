@@ -58,7 +58,8 @@ class System:
     def set_parameter(self, node: str, name: str, value: object) -> SetParametersResult:
         kinds = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
                  int: ('integer_value', ParameterType.PARAMETER_INTEGER),
-                 str: ('string_value', ParameterType.PARAMETER_STRING)}
+                 str: ('string_value', ParameterType.PARAMETER_STRING),
+                 bool: ('bool_value', ParameterType.PARAMETER_BOOL)}
         field, kind = kinds[type(value)]
         client = self.observer.node.create_client(SetParameters, f'{node}/set_parameters')
         assert client.wait_for_service(10.0)
@@ -77,6 +78,12 @@ def own_domain() -> None:
     """Meet nobody else's nodes."""
     os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+
+
+@pytest.fixture(scope='session')
+def make_system() -> type[System]:
+    """What `system` makes, for fixtures that keep one for longer."""
+    return System
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Robot:
             self._sender.publish(Float64MultiArray(data=self.observation))
 
     def _on_diagnostics(self, message):
-        self.diagnostics = {v.key: v.value for v in message.status[0].values}
+        self.diagnostics = {v.key: v.value for s in message.status for v in s.values}
 
     def until_mode(self, mode, reason='', limit_s=15.0):
         self.system.until(f'mode {mode}', lambda: self.system.observer.mode.startswith(mode)

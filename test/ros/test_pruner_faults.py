@@ -81,7 +81,7 @@ def test_training_by_service_makes_an_agent_that_can_be_pruned(system, tiny_agen
     lines = (tiny_agent / 'config.yaml').read_text()
     (tmp_path / 'tiny.yaml').write_text(lines)
     system.start('pruner', runs=system.folder / 'jobs', config=tmp_path / 'tiny.yaml',
-                 sparsity=0.3, recovery_updates=3, gate_return_loss=100.0)
+                 sparsity=0.3, recovery_updates=3, gate_return_loss=100.0, gate_violation=0.0)
     observer = system.observer
     system.until('the pruner', lambda: observer.status.get('state') == 'idle')
     assert observer.call('/pruner/train') == (True, 'job 1 accepted')

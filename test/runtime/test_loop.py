@@ -111,6 +111,36 @@ def test_late_starts_are_counted_apart_from_misses(oversleep_us, late):
     assert (loop.late, loop.missed) == (late, 0)
 
 
+@pytest.mark.parametrize(('work_ms', 'oversleep_ms', 'slow'), [
+    (11, 0, 1), (9, 2, 0), (10, 1, 0), (30, 0, 1), (1, 25, 0)])
+def test_misses_by_slow_compute_are_told_from_those_by_a_late_start(work_ms, oversleep_ms, slow):
+    loop, _, _ = done([work_ms * MS], oversleep=[oversleep_ms * MS])
+    assert (loop.missed, loop.slow) == (1, slow)
+
+
+def test_slack_is_what_is_left_of_the_period_and_only_after_a_tick_in_time():
+    clock, slack = FakeClock(), []
+    work = iter([3 * MS, 12 * MS, 9 * MS])
+
+    def tick(t):
+        clock.now += next(work)
+    PeriodicLoop(PERIOD_S, tick, clock=clock, on_slack=slack.append).run(3)
+    assert slack == pytest.approx([0.007, 0.001])
+
+
+def test_work_in_the_slack_that_fails_or_takes_long_moves_no_deadline():
+    clock, ticks, told = FakeClock(), [], []
+
+    def work(slack_s):
+        clock.now += 4 * MS
+        raise ValueError
+    loop = PeriodicLoop(PERIOD_S, ticks.append, clock=clock, on_slack=work, on_error=told.append)
+    loop.run(5)
+    assert deadlines(ticks, clock) == [0, 1, 2, 3, 4]
+    assert len(told) == 5
+    assert (loop.errors, loop.missed) == (0, 0)
+
+
 # --- phase ----------------------------------------------------------------------------------
 
 
@@ -182,6 +212,36 @@ def test_stop_ends_a_long_wait_at_once_and_no_tick_follows():
     assert loop.stop(10)
     assert (loop.alive, len(ticks)) == (False, 1)
     assert loop.stop()  # again, as on shutdown after deactivate
+
+
+def test_start_hook_runs_once_in_the_thread_of_the_loop_and_may_fail():
+    seen, ticked, told = [], threading.Event(), []
+
+    def start():
+        seen.append(threading.current_thread().name)
+        raise OSError('refused')
+    loop = PeriodicLoop(3600.0, lambda t: ticked.set(), on_start=start, on_error=told.append,
+                        name='here')
+    loop.start()
+    assert ticked.wait(10)
+    assert loop.stop(10)
+    assert seen == ['here']
+    assert [type(e) for e in told] == [OSError]
+
+
+def test_how_long_a_tick_lasts_already_can_be_seen_from_outside():
+    entered, release = threading.Event(), threading.Event()
+    loop = PeriodicLoop(3600.0, lambda t: (entered.set(), release.wait(10)))
+    assert loop.busy_s == 0
+    loop.start()
+    assert entered.wait(10)
+    first = loop.busy_s
+    assert first > 0
+    threading.Event().wait(0.02)
+    assert loop.busy_s >= first + 0.02
+    release.set()
+    assert loop.stop(10)
+    assert loop.busy_s == 0
 
 
 def test_stop_waits_for_the_tick_that_runs_and_tells_where_it_does_not_end():

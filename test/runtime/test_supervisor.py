@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pruning_core.errors import ConfigError
 from pruning_core.export import export
+from pruning_core.runtime.envelope import Envelope
 from pruning_core.runtime.fallback import make_fallback
 from pruning_core.runtime.planner import Planner
 from pruning_core.runtime.supervisor import Mode, Supervisor, SupervisorSettings
@@ -188,6 +189,8 @@ def test_issued_commands_belong_to_the_caller(manifest):
 
 
 @pytest.mark.parametrize('wrong', [
+    {'proof_ticks': -1}, {'command_rate': -1.0}, {'command_rate': math.nan},
+    {'max_residual': -0.1}, {'max_residual': math.nan}, {'residual_ticks': 0},
     {'observation_timeout_s': 0.0}, {'observation_timeout_s': -1.0},
     {'observation_timeout_s': math.nan}, {'hold_ticks': -1}, {'max_consecutive_misses': -1},
     {'recover_ticks': -1}, {'blend_ticks': -1},
@@ -202,22 +205,35 @@ def test_settings_out_of_range_are_refused(wrong):
 any_float = st.floats(width=64)
 vector = st.none() | st.lists(any_float, max_size=4) | st.lists(any_float, min_size=3, max_size=3)
 command = st.none() | st.lists(any_float, min_size=1, max_size=1) | st.lists(any_float, max_size=3)
-tick = st.tuples(st.just('tick'), vector, any_float | st.just(0.0), command, command)
+tick = st.tuples(st.just('tick'), vector, any_float | st.just(0.0), command, command,
+                 any_float | st.just(0.0))
 event = tick | st.tuples(st.just('missed'), st.integers(0, 5)) | st.tuples(st.just('reset'))
 
 
 @given(st.lists(event, max_size=60), st.sampled_from(['zero', 'lqr']),
        st.sampled_from([(-2.0, 2.0), (0.5, 3.0), (-7.0, -6.5)]),
        st.fixed_dictionaries({name: st.integers(0, 4) for name in (
-           'hold_ticks', 'max_consecutive_misses', 'recover_ticks', 'blend_ticks')}))
-def test_command_is_always_finite_and_within_limits(manifest, events, fallback, limits, counts):
+           'hold_ticks', 'max_consecutive_misses', 'recover_ticks', 'blend_ticks',
+           'proof_ticks')}),
+       st.sampled_from([0.0, 0.5, 100.0]), st.sampled_from([0.0, 1.0]),
+       st.sampled_from([-1.0, 0.1]))
+def test_command_is_always_finite_and_within_limits_and_rate(
+        manifest, events, fallback, limits, counts, rate, residual, margin):
     action = dataclasses.replace(manifest.action, low=limits[:1], high=limits[1:])
-    supervisor = supervised(dataclasses.replace(manifest, action=action), fallback, **counts)
+    manifest = dataclasses.replace(manifest, action=action)
+    supervisor = Supervisor(
+        manifest, SupervisorSettings(TIMEOUT_S, command_rate=rate, max_residual=residual,
+                                     **counts),
+        make_fallback(fallback, manifest), Envelope.of(manifest, margin))
+    last = make_fallback(fallback, manifest).act(None)[0]
+    step = (rate or math.inf) * manifest.period_s * (limits[1] - limits[0])
     for kind, *details in events:
         if kind == 'tick':
             decision = supervisor.decide(*details)
             assert decision.command.shape == (1,)
             assert limits[0] <= decision.command[0] <= limits[1]
+            assert abs(decision.command[0] - last) <= step * (1 + 1e-9)
+            last = decision.command[0]
             assert bool(decision.reason) == (decision.mode is not Mode.PLANNING)
         elif kind == 'missed':
             supervisor.missed(*details)

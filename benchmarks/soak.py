@@ -1,0 +1,447 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""`make soak`: the pruned agent at 50 Hz while everything around it goes wrong.
+
+Every core is loaded by another process. In the first leg the controller runs with SCHED_FIFO where
+that is permitted; bundles, good and damaged in turn, are offered to it, parameters and diagnostics
+are read in storms. Then it runs without SCHED_FIFO, for comparison; then lifecycle transitions are
+asked for at random, processes are killed, and malformed bundles and observations are made by the
+thousand. SOAK_SECONDS is how long the legs take together (default 3600); the counts grow with it.
+
+Everything is seen from outside: commands, metrics and diagnostics over DDS, memory in /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.srv import GetParameters, ListParameters
+from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray
+
+from pruned_controller.conversions import (
+    COMMAND,
+    LATCHED,
+    METRIC,
+    archive_message,
+    label_of,
+)
+from pruned_controller.observer import Observer
+from pruned_controller.processes import NodeProcesses
+from pruning_core.runtime.bundle import open_bundle, pack
+from pruning_core.runtime.metrics import JsonlWriter
+
+HERE = Path(__file__).resolve().parent
+PERIOD_S = 0.02
+LIMIT = 2.0  # N m
+HOUR = {'swaps': 200, 'transitions': 500, 'malformed': 100_000}
+TARGETS = {'missed_share': 1e-3, 'unsafe_commands': 0, 'swap_caused_misses': 0, 'recovery_s': 2.0,
+           'rss_slope_mb_per_h': 5.0, 'p99_drift': 0.05}
+BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(100000):\n' \
+       '        x = x * 1.0000001 % 7.0\n'
+
+
+class Seen:
+    """What ROS shows of the controller; memory grows by eight bytes a tick, for the latencies."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.unsafe = self.commands = 0
+        self.hashes: dict[str, int] = {}
+        self.latency = array('d')
+        self.diagnostics: dict[str, str] = {}
+        self.reports = 0
+        self.observer = observer
+        node = observer.node
+        self.bundles = node.create_publisher(UInt8MultiArray, '/pruner/bundle', LATCHED)
+        node.create_subscription(Float64MultiArray, 'command', self._on_command, COMMAND)
+        node.create_subscription(Float64, '/controller/latency',
+                                 lambda m: self.latency.append(m.data), METRIC)
+        observer.ticks = deque(maxlen=1)  # the demo's, not needed here
+        observer.rewards = deque(maxlen=1)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, METRIC)
+
+    def _on_command(self, message: Float64MultiArray) -> None:
+        values = list(message.data)
+        self.commands += 1
+        self.unsafe += not (len(values) == 1 and math.isfinite(values[0])
+                            and abs(values[0]) <= LIMIT)
+        label = label_of(message)
+        self.hashes[label] = self.hashes.get(label, 0) + 1
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        if any(s.name.startswith('controller') for s in message.status):
+            self.diagnostics = {v.key: v.value for s in message.status for v in s.values}
+            self.reports += 1
+
+    def counters(self) -> dict[str, int]:
+        return {k: int(self.diagnostics.get(k, 0))
+                for k in ('ticks', 'missed', 'slow', 'skipped', 'late', 'errors')}
+
+
+class Soak:
+    """One run; `result` is complete after each leg."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
+        self.part = seconds / 3600
+        self.rng = random.Random(0)
+        self.metrics = JsonlWriter(folder / 'metrics.jsonl')
+        self.result: dict[str, Any] = {
+            **dict.fromkeys(TARGETS), 'seconds': seconds, 'rate_hz': 1 / PERIOD_S,
+            'machine': {'cores': os.cpu_count(), 'python': platform.python_version(),
+                        'kernel': platform.release()}}
+        self.busy: list[subprocess.Popen[bytes]] = []
+
+    def run(self) -> None:
+        os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randrange(1, 100))
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        os.environ['PYTHONPATH'] = os.pathsep.join(
+            filter(None, (str(HERE), os.environ.get('PYTHONPATH', ''))))
+        self.make_agent()
+        self.nodes, observer = NodeProcesses(self.folder), Observer()
+        self.seen = Seen(observer)
+        try:
+            self.load_cores()
+            self.nodes.start('plant', 'env_id:=soak_plant:FastPendulum', 'command_timeout:=0.2',
+                             'max_episode_steps:=1000000000')
+            self.start_controller(priority=60)
+            self.first_leg(0.7 * self.seconds)
+            self.second_leg(0.15 * self.seconds)
+            self.transitions(max(20, round(HOUR['transitions'] * self.part)))
+            self.recovery()
+            self.result['unsafe_commands'] = self.seen.unsafe
+        finally:
+            self.nodes.stop()
+            observer.close()
+            for process in self.busy:
+                process.kill()
+                process.wait()
+        self.fuzz(max(1000, round(HOUR['malformed'] * self.part)))
+
+    # ---- set-up --------------------------------------------------------------------------------
+
+    def make_agent(self) -> None:
+        agent = self.folder / 'agent'
+        if not (agent / 'second').is_dir():
+            self.say('pruning the shipped agent for 50 Hz; kept for the next time')
+            work = self.folder / f'.agent.{os.getpid()}'
+            subprocess.run([sys.executable, str(HERE / 'soak_plant.py'), str(work)], check=True)
+            work.rename(agent)
+        self.first, self.second = (open_bundle(agent / n) for n in ('first', 'second'))
+
+    def load_cores(self) -> None:
+        code = BUSY.format(parent=os.getpid())
+        self.busy = [subprocess.Popen([sys.executable, '-c', code])
+                     for _ in range(os.cpu_count() or 1)]
+
+    def start_controller(self, priority: int, *more: str) -> None:
+        self.nodes.start(
+            'controller', f'bundle:={self.first.path}', f'store:={self.folder}/store',
+            'fallback:=lqr', 'autostart:=true', 'observation_timeout:=0.2', 'proof_ticks:=3',
+            f'realtime.priority:={priority}', 'realtime.lock_memory:=true',
+            'swap.window_ticks:=50', *more)
+        self.planning()
+
+    def planning(self, limit_s: float = 120.0) -> None:
+        # The latched word of a controller that was killed counts no more.
+        self.seen.observer.mode = ''
+        self.until('planning', lambda: self.seen.observer.mode == 'planning', limit_s)
+
+    def until(self, what: str, done: Callable[[], Any], limit_s: float = 60.0) -> None:
+        end = time.monotonic() + limit_s
+        while not done():
+            if time.monotonic() > end:
+                raise SystemExit(f'{what}: not within {limit_s:g} s; read {self.folder}/*.log; '
+                                 f'mode {self.seen.observer.mode!r}')
+            time.sleep(0.005)
+
+    def report(self) -> dict[str, int]:
+        """Counters of a fresh report."""
+        have = self.seen.reports
+        self.until('diagnostics', lambda: self.seen.reports > have, 30.0)
+        return self.seen.counters()
+
+    # ---- legs ----------------------------------------------------------------------------------
+
+    def first_leg(self, seconds: float) -> None:
+        """Swaps, storms and readers under load, with SCHED_FIFO where permitted."""
+        self.say(f'{seconds:.0f} s at 50 Hz with SCHED_FIFO where permitted, every core loaded')
+        seen, observer = self.seen, self.seen.observer
+        storm = Storm(observer)
+        pid = self.nodes.pid('controller')
+        before, began = self.report(), time.monotonic()
+        del seen.latency[:]
+        every = seconds / max(4, round(HOUR['swaps'] * self.part))
+        next_swap, next_sample, next_word = began + every, began, began
+        memory: list[tuple[float, float]] = []
+        swapped_ticks = swapped_misses = good = bad = 0
+        while (now := time.monotonic()) < began + seconds:
+            if now >= next_sample:
+                memory.append((now - began, resident_mb(pid)))
+                next_sample += 1.0
+            if now >= next_word:
+                self.tell('first', now - began, seconds, memory[-1][1])
+                next_word += max(5.0, seconds / 60)
+            # The second half of the leg has the storms, so that the first shows the difference.
+            storm.blow(now - began > seconds / 2)
+            if now >= next_swap:
+                next_swap += every
+                at = observer.record.misses
+                was, start = seen.commands, time.monotonic()
+                if (good + bad) % 2:
+                    self.damaged()
+                    bad += 1
+                else:
+                    good += self.swap()
+                time.sleep(0.5)
+                swapped_misses += observer.record.misses - at
+                swapped_ticks += round((time.monotonic() - start) / PERIOD_S)
+                assert seen.commands > was
+            time.sleep(0.02)
+        storm.end()
+        after = self.report()
+        self.nodes.check()
+        change = {k: after[k] - before[k] for k in after}
+        periods = change['ticks'] + change['skipped']
+        quiet = max(1, periods - swapped_ticks)
+        expected = max(0, change['skipped'] - swapped_misses) / quiet * swapped_ticks
+        drift, quantiles = p99_drift(seen.latency)
+        self.result.update(
+            missed_share=change['skipped'] / periods,
+            swap_caused_misses=max(0, round(swapped_misses - expected)),
+            rss_slope_mb_per_h=slope(memory), p99_drift=drift)
+        self.result['first_leg'] = {
+            **change, 'seconds': seconds, 'swaps_good': good, 'swaps_bad': bad,
+            'misses_in_swap_windows': swapped_misses, 'misses_expected_there': round(expected, 2),
+            'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,
+            **quantiles, 'lateness_p99_s': float(seen.diagnostics['lateness_p99_s']),
+            'priority': seen.diagnostics['priority'], 'cores': seen.diagnostics['cores'],
+            'lock_memory': seen.diagnostics['lock_memory'], 'models': len(seen.hashes),
+            'rss_mb': memory[-1][1]}
+        self.keep()
+
+    def swap(self) -> int:
+        """Offer the other good bundle and wait until it acts."""
+        acts = self.seen.observer.model.get('hash')
+        other = self.second if acts == self.first.hash else self.first
+        self.seen.bundles.publish(archive_message(pack(other), other.hash))
+        self.until('a swap', lambda: self.seen.observer.model.get('hash') == other.hash, 90.0)
+        return 1
+
+    def damaged(self) -> None:
+        """Offer a bundle that must be refused."""
+        data = bytearray(pack(self.second))
+        data[self.rng.randrange(len(data) // 2, len(data) - 4096)] ^= 1 + self.rng.randrange(255)
+        acts = self.seen.observer.model.get('hash')
+        # A hash of its own: the damaged copy of a bundle in use would be answered at once.
+        self.seen.bundles.publish(archive_message(bytes(data), 'f' * 64))
+        time.sleep(1.0)
+        if self.seen.observer.model.get('hash') != acts:
+            raise SystemExit('a damaged bundle was taken')
+
+    def second_leg(self, seconds: float) -> None:
+        """The same without SCHED_FIFO and without disturbance, for comparison."""
+        self.say(f'{seconds:.0f} s without SCHED_FIFO')
+        self.nodes.signal('controller', signal.SIGTERM)
+        self.start_controller(priority=0)
+        before, began = self.report(), time.monotonic()
+        while (now := time.monotonic()) < began + seconds:
+            self.tell('second', now - began, seconds, 0.0)
+            time.sleep(min(5.0, began + seconds - now))
+        after = self.report()
+        change = {k: after[k] - before[k] for k in after}
+        self.result['missed_share_without_fifo'] = change['skipped'] / max(
+            1, change['ticks'] + change['skipped'])
+        self.result['second_leg'] = {**change, 'seconds': seconds}
+        self.keep()
+
+    def transitions(self, count: int) -> None:
+        """Transitions at random, allowed ones and others; each is answered as its state has it."""
+        self.say(f'{count} lifecycle transitions at random')
+        observer, pid = self.seen.observer, self.nodes.pid('controller')
+        allowed = {'active': {'deactivate': 'inactive'},
+                   'inactive': {'activate': 'active', 'cleanup': 'unconfigured'},
+                   'unconfigured': {'configure': 'inactive'}}
+        ids = {name: getattr(Transition, f'TRANSITION_{name.upper()}')
+               for name in ('configure', 'activate', 'deactivate', 'cleanup')}
+        state, wrong = 'active', 0
+        threads, memory = len(os.listdir(f'/proc/{pid}/task')), resident_mb(pid)
+        for _ in range(count):
+            name = self.rng.choice(list(ids))
+            made = observer.transition('/controller', ids[name], 60.0)
+            expected = name in allowed[state]
+            wrong += made != expected
+            state = allowed[state].get(name, state)
+        for name in {'unconfigured': ('configure', 'activate'), 'inactive': ('activate',),
+                     'active': ()}[state]:
+            assert observer.transition('/controller', ids[name], 60.0)
+        self.planning()
+        self.result['transitions'] = {
+            'count': count, 'wrong_answers': wrong,
+            'threads_more': len(os.listdir(f'/proc/{pid}/task')) - threads,
+            'rss_more_mb': round(resident_mb(pid) - memory, 1)}
+        self.keep()
+
+    def recovery(self) -> None:
+        """Kill each process without a word, start it again at once, and wait for planning."""
+        times = {}
+        for name in ('controller', 'plant', 'pruner'):
+            self.say(f'kill -9 {name}')
+            if name == 'pruner':
+                self.nodes.start('pruner', f'runs:={self.folder}/jobs')
+                self.until('the pruner', lambda: self.seen.observer.status.get('state'))
+            self.seen.observer.status = {}
+            self.nodes.signal(name, signal.SIGKILL)
+            began = time.monotonic()
+            if name == 'controller':
+                self.start_controller(60, 'resume:=true')
+            elif name == 'plant':
+                self.until('the fallback', lambda: self.seen.observer.mode.startswith('fallback'))
+                began = time.monotonic()
+                self.nodes.start('plant', 'env_id:=soak_plant:FastPendulum',
+                                 'command_timeout:=0.2', 'max_episode_steps:=1000000000')
+                self.planning()
+            else:
+                self.nodes.start('pruner', f'runs:={self.folder}/jobs')
+                self.until('the pruner', lambda: self.seen.observer.status.get('state'))
+            times[name] = round(time.monotonic() - began, 2)
+        self.result['recovery'] = times
+        self.result['recovery_s'] = max(times.values())
+        self.keep()
+
+    def fuzz(self, count: int) -> None:
+        """Malformed bundles and observations, in a process of their own."""
+        self.say(f'{count} malformed bundles and as many observations')
+        done = subprocess.run(
+            [sys.executable, str(HERE / 'soak_fuzz.py'), str(self.first.path), str(count), '0'],
+            stdout=subprocess.PIPE, text=True, check=False)
+        if not done.stdout:
+            raise SystemExit(f'the fuzzer ended with code {done.returncode} and without a word')
+        found = json.loads(done.stdout.splitlines()[-1])
+        self.result['fuzz'] = found
+        self.result['unsafe_commands'] += found['unsafe']
+        self.keep()
+
+    # ---- words ---------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        print(f'[soak] {text}', flush=True)
+
+    def tell(self, leg: str, at: float, of: float, mb: float) -> None:
+        c = self.seen.counters()
+        self.seen.observer.begin()  # or its record of each tick would grow
+        self.metrics.write({'leg': leg, 't': round(at, 1), **c, 'rss_mb': mb,
+                            'unsafe': self.seen.unsafe})
+        if mb:
+            self.say(f'{at:6.0f} of {of:.0f} s  ticks {c["ticks"]}  skipped {c["skipped"]}  '
+                     f'memory {mb:.0f} MB  unsafe {self.seen.unsafe}')
+
+    def keep(self) -> None:
+        temporary = self.folder / '.result.json'
+        temporary.write_text(json.dumps(self.result, indent=1) + '\n')
+        os.replace(temporary, self.folder / 'result.json')
+
+
+class Storm:
+    """Parameter services, called at about 50 Hz; answers are counted, not waited for."""
+
+    def __init__(self, observer: Observer) -> None:
+        node = observer.node
+        self._get = node.create_client(GetParameters, '/controller/get_parameters')
+        self._list = node.create_client(ListParameters, '/controller/list_parameters')
+        self._waiting: list[Any] = []
+        self.calls = 0
+
+    def blow(self, now: bool) -> None:
+        self._waiting = [f for f in self._waiting if not f.done()]
+        if not now or len(self._waiting) > 20 or not self._get.service_is_ready():
+            return
+        self._waiting.append(self._get.call_async(GetParameters.Request(names=['bundle'])))
+        if self.calls % 10 == 0:
+            self._waiting.append(self._list.call_async(ListParameters.Request()))
+        self.calls += 1
+
+    def end(self) -> None:
+        for future in self._waiting:
+            future.cancel()
+
+
+def resident_mb(pid: int) -> float:
+    for line in Path(f'/proc/{pid}/status').read_text().splitlines():
+        if line.startswith('VmRSS'):
+            return int(line.split()[1]) / 1024
+    raise ProcessLookupError(pid)
+
+
+def slope(memory: list[tuple[float, float]]) -> float | None:
+    """MB per hour of the last two thirds; the first third is warming up."""
+    late = np.asarray(memory[len(memory) // 3:])
+    if len(late) < 10:
+        return None
+    return float(np.polyfit(late[:, 0], late[:, 1], 1)[0] * 3600)
+
+
+def p99_drift(latency: array[float]) -> tuple[float | None, dict[str, float]]:
+    """p99 of the last third against that of the first, and the quantiles of all."""
+    values = np.asarray(latency)
+    if len(values) < 300:
+        return None, {}
+    third = len(values) // 3
+    early, late = (float(np.quantile(v, 0.99)) for v in (values[:third], values[-third:]))
+    names = {'p50_s': 0.5, 'p99_s': 0.99, 'p999_s': 0.999, 'max_s': 1.0}
+    return late / early - 1, {k: float(np.quantile(values, q)) for k, q in names.items()}
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [f'{"":24s}{"measured":>12s}{"at most":>12s}']
+    for name, target in TARGETS.items():
+        value = result[name]
+        shown = 'none' if value is None else f'{value:.4g}'
+        mark = '' if value is not None and value <= target else '   not reached'
+        lines.append(f'{name:24s}{shown:>12s}{target:>12g}{mark}')
+    without = result.get('missed_share_without_fifo')
+    if without is not None:
+        lines.append(f'{"missed without FIFO":24s}{without:>12.4g}')
+    return '\n'.join(lines)
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--seconds', type=float,
+                   default=float(os.environ.get('SOAK_SECONDS', '3600')))
+    p.add_argument('--out', type=Path, default=Path('runs/soak'))
+    options = p.parse_args()
+    if not 20 <= options.seconds <= 7 * 86400:
+        p.error(f'SOAK_SECONDS is {options.seconds:g}; allowed: 20 to 604800')
+    options.out.mkdir(parents=True, exist_ok=True)
+    soak = Soak(options.out.resolve(), options.seconds)
+    try:
+        soak.run()
+    except KeyboardInterrupt:
+        soak.result['interrupted'] = True
+        soak.keep()
+        print(table(soak.result))
+        return 130
+    print(table(soak.result))
+    print(f'\n{soak.folder / "result.json"}')
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,190 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the operating system that make a Python loop punctual: tried, never required.
+
+Each is asked for by a parameter, tried once, and reported as it came out, so that a diagnostic
+shows what the loop really runs with. None of them makes this hard real time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pruning_core.errors import ConfigError, explain
+
+NOT_ASKED = 'not asked for'
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
+_RANGE = re.compile(r'(\d+)(?:-(\d+))?')
+_SHARE = 0.5  # part of the slack that a collection may be expected to take
+_FULL_EVERY = 1000  # young collections between two full ones
+
+
+def cores(text: str) -> frozenset[int]:
+    """Read a list of CPU cores such as '1' or '0,2-3'; empty for none.
+
+    Raises:
+        ConfigError: it has another form, or names a core that this process may not use.
+    """
+    allowed = os.sched_getaffinity(0)
+    chosen: set[int] = set()
+    for part in filter(None, (p.strip() for p in text.split(','))):
+        found = _RANGE.fullmatch(part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        # A range is clipped before it is made: '0-99999999999' must not fill the memory.
+        named = set(range(first, min(last, max(allowed) + 1) + 1))
+        if not named or not named <= allowed:
+            raise ConfigError(
+                explain(f"cores '{text}' were asked for", f"'{part}' is not to be had",
+                        f'cores of {sorted(allowed)}, such as 0,2-3',
+                        'correct the parameter, or leave it empty')
+            )
+        chosen |= named
+    return frozenset(chosen)
+
+
+@dataclass(frozen=True)
+class RealTimeSettings:
+    """What is asked for.
+
+    Attributes:
+        cores: that the control thread stays on; empty: any.
+        priority: SCHED_FIFO priority of the control thread, 1 to 99; 0: an ordinary thread.
+        lock_memory: keep all pages of this process in memory.
+        freeze_gc: collect garbage only in the slack of the control loop, in bounded portions.
+        switch_interval_s: how long another Python thread may keep the interpreter; 0: Python's
+            own 5 ms.
+    """
+
+    cores: frozenset[int] = frozenset()
+    priority: int = 0
+    lock_memory: bool = False
+    freeze_gc: bool = False
+    switch_interval_s: float = 0.0
+
+
+class RealTime:
+    """Applies the settings and remembers how each came out.
+
+    Attributes:
+        achieved: one line per setting.
+    """
+
+    def __init__(self, settings: RealTimeSettings) -> None:
+        """Nothing is changed yet."""
+        self._settings = settings
+        self._interval_s: float | None = None
+        self._frozen = False
+        self.achieved = dict.fromkeys(
+            ('cores', 'priority', 'lock_memory', 'freeze_gc', 'switch_interval'), NOT_ASKED)
+
+    def prepare_process(self) -> None:
+        """Apply what holds for the whole process; call it once everything is loaded."""
+        s = self._settings
+        if s.lock_memory:
+            self._try('lock_memory', lock_memory)
+        if s.switch_interval_s:
+            self._interval_s = sys.getswitchinterval()
+            sys.setswitchinterval(s.switch_interval_s)
+            self.achieved['switch_interval'] = f'{sys.getswitchinterval():g} s'
+        if s.freeze_gc:
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            self._frozen = True
+            self.achieved['freeze_gc'] = 'collected in the slack of the loop'
+
+    def prepare_thread(self) -> None:
+        """Apply what holds for the calling thread alone: the control loop's."""
+        s = self._settings
+        if s.cores:
+            self._try('cores', lambda: pin(s.cores))
+        if s.priority:
+            self._try('priority', lambda: be_first(s.priority))
+
+    def restore(self) -> None:
+        """Take back what would change how the process behaves without its loop."""
+        if self._interval_s is not None:
+            sys.setswitchinterval(self._interval_s)
+            self._interval_s = None
+        if self._frozen:
+            gc.unfreeze()
+            gc.enable()
+            self._frozen = False
+
+    def _try(self, name: str, does: Callable[[], str]) -> None:
+        try:
+            self.achieved[name] = does()
+        except (OSError, AttributeError, ValueError) as error:
+            self.achieved[name] = f'refused: {error}'
+
+
+def pin(chosen: frozenset[int]) -> str:
+    """Keep the calling thread on some cores; raises OSError where that is refused."""
+    os.sched_setaffinity(0, chosen)
+    return 'core ' + ','.join(str(c) for c in sorted(os.sched_getaffinity(0)))
+
+
+def be_first(priority: int) -> str:
+    """Run the calling thread before all ordinary ones; raises OSError where that is refused."""
+    # Children, such as the trial of a bundle, start as ordinary processes.
+    os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+    return f'SCHED_FIFO {os.sched_getparam(0).sched_priority}'
+
+
+def lock_memory() -> str:
+    """Keep all pages in memory; raises OSError where that is refused."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return 'locked'
+
+
+def step_back(nice: int = 10) -> None:
+    """Let the calling thread alone step back behind the others, as Linux allows per thread."""
+    with contextlib.suppress(OSError):  # it then competes; that is all
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+class SlackCollector:
+    """Collects garbage in the slack of a loop, where the longest collection so far fits.
+
+    Attributes:
+        collections: that were made.
+        longest_s: the longest of them.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Start with nothing known about how long a collection takes."""
+        self._clock = clock
+        self.collections = 0
+        self._young_s = self._full_s = 0.0
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds that the longest collection took."""
+        return max(self._young_s, self._full_s)
+
+    def __call__(self, slack_s: float) -> None:
+        """Collect, if it fits into `slack_s` seconds by all that is known."""
+        full = self.collections % _FULL_EVERY == _FULL_EVERY - 1
+        expected = self._full_s if full else self._young_s
+        if slack_s <= 0 or expected > _SHARE * slack_s:
+            return
+        began = self._clock()
+        gc.collect(2 if full else 0)
+        took = self._clock() - began
+        self.collections += 1
+        if full:
+            self._full_s = max(took, self._full_s)
+        else:
+            self._young_s = max(took, 0.99 * self._young_s)

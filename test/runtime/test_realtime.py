@@ -1,0 +1,158 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the operating system: tried, reported as they came out, and taken back."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import sys
+import threading
+
+import pytest
+
+from pruning_core.errors import ConfigError
+from pruning_core.runtime import realtime
+from pruning_core.runtime.realtime import (
+    NOT_ASKED,
+    RealTime,
+    RealTimeSettings,
+    SlackCollector,
+    cores,
+    step_back,
+)
+
+ALL = sorted(os.sched_getaffinity(0))
+
+
+def in_thread(does):
+    """What a function returns in a thread of its own, which may be pinned or set back."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(does()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_cores_are_read():
+    assert cores('') == frozenset()
+    assert cores(f'{ALL[0]}') == {ALL[0]}
+    assert cores(f' {ALL[0]} , {ALL[0]}-{ALL[0]} ,') == {ALL[0]}
+
+
+@pytest.mark.parametrize('text', ['a', '-1', '1-', '3-2', '100000', '0-99999999999', '1.5', '0;1'])
+def test_cores_that_are_not_to_be_had_are_refused(text, four_parts):
+    with pytest.raises(ConfigError) as caught:
+        cores(text)
+    four_parts(caught, text)
+
+
+def test_nothing_is_changed_that_was_not_asked_for():
+    before = sys.getswitchinterval()
+    made = RealTime(RealTimeSettings())
+    made.prepare_process()
+    made.prepare_thread()
+    made.restore()
+    assert set(made.achieved.values()) == {NOT_ASKED}
+    assert sys.getswitchinterval() == before
+    assert gc.isenabled()
+
+
+def test_process_settings_are_applied_and_taken_back():
+    before = sys.getswitchinterval()
+    made = RealTime(RealTimeSettings(freeze_gc=True, switch_interval_s=1e-3))
+    made.prepare_process()
+    try:
+        assert not gc.isenabled()
+        assert gc.get_freeze_count() > 0
+        assert sys.getswitchinterval() == pytest.approx(1e-3)
+        assert made.achieved['switch_interval'] == '0.001 s'
+    finally:
+        made.restore()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    assert sys.getswitchinterval() == before
+    made.restore()
+    assert gc.isenabled(), 'a second time changes nothing'
+
+
+def test_thread_settings_hold_for_the_thread_alone():
+    made = RealTime(RealTimeSettings(cores=frozenset({ALL[0]})))
+
+    def pinned():
+        made.prepare_thread()
+        return os.sched_getaffinity(0)
+    assert in_thread(pinned) == {ALL[0]}
+    assert sorted(os.sched_getaffinity(0)) == ALL
+    assert made.achieved['cores'] == f'core {ALL[0]}'
+
+
+def test_priority_is_given_or_its_refusal_is_told():
+    made = RealTime(RealTimeSettings(priority=7))
+
+    def first():
+        made.prepare_thread()
+        return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+    if in_thread(first) == os.SCHED_FIFO:
+        assert made.achieved['priority'] == 'SCHED_FIFO 7'
+    else:
+        assert made.achieved['priority'].startswith('refused: ')
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_a_refusal_is_no_failure(monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, 'Operation not permitted')
+    monkeypatch.setattr(realtime.os, 'sched_setscheduler', refuse)
+    monkeypatch.setattr(realtime, 'lock_memory', refuse)
+    made = RealTime(RealTimeSettings(priority=50, lock_memory=True))
+    made.prepare_process()
+    made.prepare_thread()
+    assert made.achieved['priority'] == 'refused: [Errno 1] Operation not permitted'
+    assert made.achieved['lock_memory'].startswith('refused')
+
+
+def test_stepping_back_is_of_the_thread_alone():
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def back():
+        step_back(before + 3)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert in_thread(back) == before + 3
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_a_collection_is_made_only_where_the_longest_so_far_fits():
+    times = iter([0.0, 0.004, 1.0, 1.004])
+    collector = SlackCollector(clock=lambda: next(times))
+    collector(0.0)
+    collector(-1.0)
+    assert collector.collections == 0
+    collector(0.001)  # nothing is known yet: it is tried once
+    assert collector.longest_s == pytest.approx(0.004)
+    collector(0.007)  # less than twice as long
+    assert collector.collections == 1
+    collector(0.009)
+    assert collector.collections == 2
+
+
+def test_garbage_does_go_away_while_the_collector_of_python_is_off():
+    class Ring:
+        alive = 0
+
+        def __init__(self):
+            Ring.alive += 1
+            self.me = self
+
+        def __del__(self):
+            Ring.alive -= 1
+    gc.disable()
+    try:
+        collector = SlackCollector()
+        for _ in range(5000):
+            Ring()
+            collector(10.0)
+    finally:
+        gc.enable()
+    assert Ring.alive < 1500
