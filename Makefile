@@ -6,7 +6,7 @@ ARGS ?=
 IN_VENV := . .venv/setup.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench soak docs clean
+.PHONY: help setup demo test lint bench frontier soak docs clean
 
 help:
 	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
@@ -15,7 +15,7 @@ help:
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
 	@echo 'make bench   the best return that the pendulum allows; what tracing and cutting cost'
 	@echo 'make docs    the site of the documentation, into site/, with its links checked'
-	@echo 'make bench   the best return that the pendulum allows, beside which ours stands'
+	@echo 'make frontier   what pruning costs at 50 to 99 %, against what else one could do'
 	@echo 'make soak    the pruned agent at 50 Hz for an hour, under load, faults and swaps'
 	@echo '             (SOAK_SECONDS=60 make soak for the short form)'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
@@ -44,6 +44,9 @@ docs:
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \
 	.venv-docs/bin/pip install -q $(PIP_ARGS) -r requirements/docs.txt; }
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build $(ARGS)
+
+frontier: setup
+	@$(IN_VENV) python benchmarks/frontier.py $(ARGS)
 
 soak: setup
 	@$(IN_VENV) python benchmarks/soak.py

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--sparsity', type=float, default=0.95,
                    help='share of the parameters to remove (default: %(default)s)')
     p.add_argument('--score', default='combined', help='importance (default: %(default)s)')
-    p.add_argument('--recovery-updates', type=int, default=2000,
+    p.add_argument('--recovery-updates', type=int, default=500,
                    help='gradient updates after the cut (default: %(default)s)')
     p.add_argument('--samples', type=int, default=0,
                    help="plans per refinement, for both agents; 0: the reference's 512")

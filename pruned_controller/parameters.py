@@ -117,7 +117,7 @@ PRUNER = (
     Parameter('sparsity', 0.95, 'Share of the parameters to remove'),
     Parameter('score', 'combined', 'Importance to rank by: gradient, fisher, bayesian, combined, '
               'ucb, random, l1, l2, lamp, taylor, activation or ablation'),
-    Parameter('recovery_updates', 2000, 'Gradient updates after the cut', 0, 10_000_000),
+    Parameter('recovery_updates', 500, 'Gradient updates after the cut', 0, 10_000_000),
     Parameter('gate_return_loss', 0.1, 'Largest loss of return, as a share, to be published', 0.0,
               1e6),
     Parameter('gate_latency_share', 1.0, 'Part of the period the slowest 1 % of plans may take; '

@@ -345,7 +345,7 @@ class PruningConfig:
     multiple: int = 8
     floor: int = 8
     # Gradient updates on replayed data after the cut, and their Adam step size.
-    recovery_updates: int = 2000
+    recovery_updates: int = 500
     recovery_learning_rate: float = 1e-3
     # Weight of staying close to the dense agent's policy, values and rewards during recovery.
     distillation: float = 1.0

@@ -54,15 +54,15 @@ def record(agent: Agent, replay: Replay, kept_latent: np.ndarray) -> Teacher:
     return Teacher(torch.cat(latents), torch.cat(actions), torch.cat(values))
 
 
-def recover(agent: Agent, replay: Replay, teacher: Teacher, *, updates: int, learning_rate: float,
-            distillation: float, rng: np.random.Generator,
+def recover(agent: Agent, replay: Replay, teacher: Teacher | None, *, updates: int,
+            learning_rate: float, distillation: float, rng: np.random.Generator,
             importance: ImportanceTracker | None = None, progress: Progress = silent) -> float:
     """Train a cut agent for a number of updates.
 
     Args:
         agent: the cut agent; changed in place.
         replay: the dense agent's episodes.
-        teacher: from `record`.
+        teacher: from `record`; None learns from the replay alone.
         updates: gradient updates; the learning rate falls to a tenth over them.
         learning_rate: Adam step size at the start.
         distillation: weight of the distance to the teacher; 0 leaves it out.
@@ -77,6 +77,7 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher, *, updates: int, lea
     last = float('nan')
 
     def towards_teacher(batch: Batch, latent: Tensor, pair: Tensor) -> tuple[Tensor, PolicyLoss]:
+        assert teacher is not None
         rows = torch.from_numpy(batch.row)
         both = torch.cat([agent.components['q1'](pair), agent.components['q2'](pair)], dim=-1)
         loss = (functional.mse_loss(latent, teacher.latent[rows])
@@ -90,7 +91,7 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher, *, updates: int, lea
 
         return distillation * loss, policy_loss
 
-    agent.extra_loss = towards_teacher if distillation > 0 else None
+    agent.extra_loss = towards_teacher if teacher is not None and distillation > 0 else None
     facts: dict[str, float | str] = {}
     if importance is not None:
         agent.on_gradients = importance.observe

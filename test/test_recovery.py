@@ -138,3 +138,12 @@ def test_teacher_is_only_read(make_agent, replay):
     before = Teacher(*(t.clone() for t in teacher))
     go(agent, replay, teacher)
     assert all(torch.equal(a, b) for a, b in zip(before, teacher, strict=True))
+
+
+def test_without_a_teacher_the_replay_alone_teaches(make_agent, replay):
+    agent, same = make_agent(seed=3), make_agent(seed=3)
+    assert math.isnan(go(agent, replay, None))
+    go(same, replay, record(make_agent(seed=4), replay, np.arange(6)), distillation=0.0)
+    for one, other in zip(agent.components.parameters(), same.components.parameters(),
+                          strict=True):
+        assert torch.equal(one, other)
