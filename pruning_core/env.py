@@ -25,12 +25,32 @@ from pruning_core.errors import EnvError, explain
 Array = npt.NDArray[np.float32]
 
 # Names and units of the observations and actions of environments that state them in their
-# documentation. An environment of one's own states them itself, as `observation_signals` and
-# `action_signals`; the signals of all others are numbered and carry no unit.
+# documentation; MuJoCo's motors have gears, so that their commands are no newtons. An environment
+# of one's own states them itself, as `observation_signals` and `action_signals`; the signals of
+# all others are numbered and carry no unit.
 SIGNAL_NAMES: dict[str, tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]] = {
     'Pendulum-v1': (
         (('cos(angle)', '1'), ('sin(angle)', '1'), ('angular velocity', 'rad/s')),
         (('torque', 'N m'),),
+    ),
+    'InvertedPendulum-v5': (
+        (('cart position', 'm'), ('pole angle', 'rad'), ('cart velocity', 'm/s'),
+         ('pole angular velocity', 'rad/s')),
+        (('motor', '1'),),
+    ),
+    'InvertedDoublePendulum-v5': (
+        (('cart position', 'm'), ('sin(lower angle)', '1'), ('sin(upper angle)', '1'),
+         ('cos(lower angle)', '1'), ('cos(upper angle)', '1'), ('cart velocity', 'm/s'),
+         ('lower angular velocity', 'rad/s'), ('upper angular velocity', 'rad/s'),
+         ('force of the rail', 'N')),
+        (('motor', '1'),),
+    ),
+    'Reacher-v5': (
+        (('cos(shoulder)', '1'), ('cos(elbow)', '1'), ('sin(shoulder)', '1'),
+         ('sin(elbow)', '1'), ('target x', 'm'), ('target y', 'm'),
+         ('shoulder velocity', 'rad/s'), ('elbow velocity', 'rad/s'),
+         ('fingertip to target, x', 'm'), ('fingertip to target, y', 'm')),
+        (('shoulder motor', '1'), ('elbow motor', '1')),
     ),
 }
 

@@ -36,6 +36,7 @@ class Replay:
         self.capacity = capacity
         self._rows = 0
         self._lengths: list[int] = []  # rows per episode
+        self._starts: dict[int, npt.NDArray[np.int64]] = {}  # by horizon, until episodes change
         self._observation = np.zeros((capacity, observations), np.float32)
         self._action = np.zeros((capacity, actions), np.float32)
         self._reward = np.zeros(capacity, np.float32)
@@ -82,6 +83,7 @@ class Replay:
         self._terminated[self._rows + rows - 2] = float(terminated)
         self._rows += rows
         self._lengths.append(rows)
+        self._starts.clear()
 
     def _drop_oldest(self) -> None:
         gone = self._lengths.pop(0)
@@ -91,11 +93,13 @@ class Replay:
 
     def starts(self, horizon: int) -> npt.NDArray[np.int64]:
         """Rows from which a window of `horizon` decisions stays inside one episode."""
-        starts, row = [], 0
-        for length in self._lengths:
-            starts.append(np.arange(row, row + max(0, length - horizon)))
-            row += length
-        return np.concatenate(starts) if starts else np.zeros(0, np.int64)
+        if horizon not in self._starts:
+            starts, row = [np.zeros(0, np.int64)], 0
+            for length in self._lengths:
+                starts.append(np.arange(row, row + max(0, length - horizon)))
+                row += length
+            self._starts[horizon] = np.concatenate(starts)
+        return self._starts[horizon]
 
     def sample(self, rng: np.random.Generator, batch: int, horizon: int) -> Batch:
         """Draw `batch` windows of `horizon` decisions, uniformly over all possible starts.

@@ -109,3 +109,12 @@ def test_nothing_to_sample(four_parts):
     with pytest.raises(ConfigError) as error:
         Replay(10, 2, 1).sample(np.random.default_rng(0), 1, 3)
     four_parts(error, '3 decisions', 'agent.horizon')
+
+
+def test_starts_follow_the_episodes(fill):
+    """Asked before and after an episode came and another went."""
+    replay = fill(episodes=2, decisions=3, capacity=10)
+    assert replay.starts(2).tolist() == [0, 1, 4, 5] and replay.starts(3).tolist() == [0, 4]
+    replay.add(np.zeros((6, 3)), np.zeros((5, 1)), np.zeros(5), False)
+    assert replay.episodes == 2
+    assert replay.starts(2).tolist() == [0, 1, 4, 5, 6, 7] and replay.starts(5).tolist() == [4]
