@@ -13,7 +13,8 @@ help:
 	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
-	@echo 'make bench   the best return that the pendulum allows, beside which ours stands'
+	@echo 'make bench   the planner against its floor and others (ARGS=--help); runs/bench'
+	@echo 'make optimum the best return that the pendulum allows, beside which ours stands'
 	@echo 'make docs    the site of the documentation, into site/, with its links checked'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
 
@@ -34,6 +35,9 @@ test: setup lint
 	@$(IN_VENV) python -m pytest $(ARGS)
 
 bench: setup
+	@$(IN_VENV) python benchmarks/planner.py --json runs/bench/planner.json $(ARGS)
+
+optimum: setup
 	@$(IN_VENV) python benchmarks/pendulum_optimum.py --episodes 100
 
 docs:
