@@ -6,14 +6,15 @@ ARGS ?=
 IN_VENV := . .venv/setup.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench frontier soak docs clean
+.PHONY: help setup demo test lint bench optimum frontier soak docs clean
 
 help:
 	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
 	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
-	@echo 'make bench   the best return that the pendulum allows; what tracing and cutting cost'
+	@echo 'make bench   the planner against its floor and others (ARGS=--help); runs/bench'
+	@echo 'make optimum the best return that the pendulum allows, beside which ours stands'
 	@echo 'make docs    the site of the documentation, into site/, with its links checked'
 	@echo 'make frontier   what pruning costs at 50 to 99 %, against what else one could do'
 	@echo 'make soak    the pruned agent at 50 Hz for an hour, under load, faults and swaps'
@@ -37,8 +38,10 @@ test: setup lint
 	@$(IN_VENV) python -m pytest $(ARGS)
 
 bench: setup
+	@$(IN_VENV) python benchmarks/planner.py --json runs/bench/planner.json $(ARGS)
+
+optimum: setup
 	@$(IN_VENV) python benchmarks/pendulum_optimum.py --episodes 100
-	@$(IN_VENV) python benchmarks/engine.py
 
 docs:
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \

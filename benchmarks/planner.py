@@ -46,6 +46,7 @@ AGENT, FOLDER = 'pendulum_dense', Path('runs/bench')
 SPARSITIES = (50, 70, 90, 95)
 WIDTHS = (512, 256, 128, 64, 32)
 TARGETS = {512: 1.12, 256: 1.12, 128: 1.25, 64: 1.45, 32: 1.9}
+FITTED_MS = 1.25  # what a plan may take when the planner is fitted to it
 LIGHT = (128, 3)  # samples x iterations, for returns on all seeds
 
 
@@ -68,7 +69,7 @@ def run_command(*arguments: str) -> None:
                    check=True, stdout=subprocess.DEVNULL)
 
 
-def agents() -> dict[str, Run]:
+def agents(with_small: bool) -> dict[str, Run]:
     """The dense agent, its pruned ones, and a small one that never was large."""
     found = {'dense': checkpoint.load_run(zoo.find(AGENT))}
     for percent in SPARSITIES:
@@ -79,6 +80,8 @@ def agents() -> dict[str, Run]:
                         str(folder), '--set', 'pruning.gate_return_loss=1e6', '--set',
                         'pruning.gate_latency_share=0')
         found[f'pruned {percent} %'] = checkpoint.load_run(folder)
+    if not with_small:
+        return found
     folder, small = FOLDER / 'small', found[f'pruned {SPARSITIES[-1]} %'].agent.widths
     if not (folder / 'agent.safetensors').exists():
         # As many updates as training and recovery of the pruned agent together had.
@@ -192,10 +195,12 @@ def main() -> None:
     parser.add_argument('--minutes', type=float, default=4.0,
                         help='to spend on returns that are not known yet')
     parser.add_argument('--no-compile', action='store_true', help='leave torch.compile out')
+    parser.add_argument('--no-small', action='store_true',
+                        help='leave out the small agent that is trained from scratch')
     parser.add_argument('--no-ros', action='store_true', help='start no controller process')
     o = parser.parse_args()
     torch.set_num_threads(1)
-    runs = agents()
+    runs = agents(not o.no_small)
     say('exporting')
     bundles = {name: export(run, FOLDER / 'bundles' / name.replace(' ', '_').strip('%,_'))[0]
                for name, run in runs.items()}
@@ -210,7 +215,7 @@ def main() -> None:
     work = peers(runs['dense'], not o.no_compile)
     planned = {(name, precision): Planned(bundle, precision=precision)
                for name, bundle in bundles.items() for precision in precisions(bundle)}
-    fitted = fit(best, share=0.5, told=Bar())
+    fitted = fit(best, period_s=FITTED_MS * 1e-3, share=1.0, told=Bar())
     choice = dataclasses.asdict(fitted.choice)
     planned['fitted', 'fitted'] = Planned(best, **choice)
     for (name, precision), one in planned.items():
@@ -226,10 +231,10 @@ def main() -> None:
     seeds, until = evaluation_seeds(o.episodes), time.monotonic() + 60 * o.minutes
     light = {'samples': LIGHT[0], 'iterations': LIGHT[1]}
     fit_settings = {k: v for k, v in choice.items() if k != 'threads'}
-    small = 'small, from scratch'
     wanted: list[tuple[str, Bundle, dict[str, Any]]] = [
         *((f'{n}|policy', b, {'policy_alone': True}) for n, b in bundles.items()),
-        ('fitted|fitted', best, fit_settings), (f'{small}|fitted', bundles[small], fit_settings),
+        ('fitted|fitted', best, fit_settings),
+        *((f'{n}|fitted', b, fit_settings) for n, b in bundles.items() if n.startswith('small')),
         *((f'{n}|light', b, light) for n, b in reversed(bundles.items())),
         *((f'{n}|{p}', b, {'precision': p}) for n, b in reversed(bundles.items())
           for p in reversed(precisions(b)))]
@@ -299,23 +304,24 @@ def keys(result: Mapping[str, Any], close: Mapping[str, Timing], timings: Mappin
 def show(result: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Print the table and the figures."""
     reference = result['timings']['reference in torch (ELU)']['p50_s']
-    print(f"{'planner':30s} {'median ms':>10s} {'99 % ms':>9s} {'speed-up':>9s} {'floors':>7s} "
+    print(f"{'planner':36s} {'median ms':>10s} {'99 % ms':>9s} {'speed-up':>9s} {'floors':>7s} "
           f"{'return':>8s} {'loss %':>7s} {'seeds':>6s}")
     for name, t in result['timings'].items():
         agent, _, way = name.partition('|')
+        c = result['choice']
         label = f'{agent}, {way}' if way not in ('', 'fitted') else (
-            f"fitted: {result['choice']['samples']} x {result['choice']['iterations']}, "
-            f"{result['choice']['precision']}" if way else agent)
+            f"fitted to {FITTED_MS} ms: {c['samples']} x {c['iterations']}, {c['precision']}"
+            if way else agent)
         floor = result['floor_ms'].get(agent)
         ratio = f"{1e3 * t['p50_s'] / floor:7.2f}" if floor and way == 'fp32' else ' ' * 7
-        print(f"{label:30s} {1e3 * t['p50_s']:10.3f} {1e3 * t['p99_s']:9.3f} "
+        print(f"{label:36s} {1e3 * t['p50_s']:10.3f} {1e3 * t['p99_s']:9.3f} "
               f"{reference / t['p50_s']:8.1f}x {ratio} {_return(result, name)}")
     print('\nreturns of smaller budgets')
     for name in result['returns']:
         agent, _, way = name.partition('|')
         if way in ('light', 'policy') or (way == 'fitted' and agent != 'fitted'):
             text = {'light': f'{LIGHT[0]} x {LIGHT[1]}', 'policy': 'policy alone'}.get(way, way)
-            print(f'{agent + ", " + text:68s} {_return(result, name)}')
+            print(f'{agent + ", " + text:74s} {_return(result, name)}')
     print('\nactivation at width 128: ' + ', '.join(
         f'{name} {ms:.2f} ms' for name, ms in result['activations'].items()))
     print('bundles: ' + ', '.join(f'{n} {b / 1e3:.0f} kB' for n, b in result['bytes'].items()))

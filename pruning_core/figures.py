@@ -382,7 +382,7 @@ def planning(result: Mapping[str, Any]) -> str:
                   label='floor: the multiplications alone')
         for name, text, colour in (
                 ('reference in torch (ELU)', 'reference in torch', DENSE),
-                ('fitted|fitted', 'fitted budget', PRUNED)):
+                ('fitted|fitted', '95 %, fitted budget', PRUNED)):
             ms = 1e3 * result['timings'][name]['p50_s']
             axis.axhline(ms, color=colour, lw=0.9, ls=':')
             axis.text(1.0, ms, f'{text}, {ms:.3g} ms', ha='right', va='bottom', color=colour,
@@ -391,4 +391,28 @@ def planning(result: Mapping[str, Any]) -> str:
                  title='Time of one full plan, 512 samples x 6 iterations, one thread')
         axis.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
         axis.legend(loc='lower left')
+        return _svg(figure)
+
+
+def growth(result: Mapping[str, Any]) -> str:
+    """Time of a plan against each of its sizes, on logarithmic axes, with the floor.
+
+    Args:
+        result: of `benchmarks/growth.py`.
+    """
+    with _figure(2, 3, 8.6, 5.0) as (figure, axes):
+        from matplotlib.ticker import NullLocator, ScalarFormatter
+
+        for axis, (name, found) in zip(axes.flat, result.items(), strict=False):
+            axis.plot(found['values'], found['ms'], 'o-', color=PRUNED, label='measured')
+            axis.plot(found['values'], found['floor_ms'], '--', color=LIMIT, label='floor')
+            axis.set(xscale='log', yscale='log', xlabel=name,
+                     title=f"exponent {found['exponent']:.2f}")
+            axis.set_xticks(found['values'])
+            axis.xaxis.set_minor_locator(NullLocator())
+            for one in (axis.xaxis, axis.yaxis):
+                one.set_major_formatter(ScalarFormatter())
+        for axis in axes[:, 0]:
+            axis.set_ylabel('ms')
+        axes[0, 0].legend(loc='upper left')
         return _svg(figure)
