@@ -136,29 +136,28 @@ def apply(plan: Plan, components: Components, optimizer: Optimizers = None,
         else list(optimizer or ())
     tensors = named_tensors(components)
     _check_shapes(plan, tensors, 'parameter', 'trace the model again', whole=True)
-    knife = _Knife(plan)
     names = {id(tensor): name for name, tensor in tensors.items()}
+    owned, modules = list(tensors.values()), _modules(components)
     canonical = {name: names[id(tensor)]
                  for name, tensor in named_tensors(components, ties=True).items()}
-    modules = _modules(components)
-    for mirror in mirrors:
-        mirrored = {canonical.get(name, name): tensor for name, tensor in
-                    named_tensors(dict(mirror.items()), ties=True).items()}
-        _check_shapes(plan, mirrored, 'mirror parameter', 'mirror the model that was traced',
-                      whole=False)
-        for name, tensor in named_tensors(dict(mirror.items()), ties=True).items():
-            names.setdefault(id(tensor), canonical.get(name, name))
-            tensors[f'{id(mirror)}:{name}'] = tensor
-        modules |= _modules(dict(mirror.items()))
+    for mirror in (dict(m.items()) for m in mirrors):
+        for name, tensor in named_tensors(mirror, ties=True).items():
+            name = canonical.get(name, name)
+            _check_shapes(plan, {name: tensor}, 'mirror parameter',
+                          'mirror the model that was traced', whole=False)
+            names.setdefault(id(tensor), name)
+            owned.append(tensor)
+        modules += _modules(mirror)
     expected = masked_outputs(components, plan, run) if run is not None else []
-    new = {id(tensor): knife.cut(tensor, names[id(tensor)]) for tensor in tensors.values()
-           if names[id(tensor)] in knife.names}
+    knife = _Knife(plan)
+    new = {id(tensor): knife.cut(tensor, names[id(tensor)]) for tensor in
+           {id(t): t for t in owned}.values() if names[id(tensor)] in knife.names}
     states = [knife.cut_state(o, names) for o in optimizers]
 
     before = _count(components)
     undo: list[Callable[[], None]] = []
     try:
-        for name, module in modules.items():
+        for name, module in modules:
             _put(module, new, undo)
             _resize(module, plan, name, undo)
         for o, state in zip(optimizers, states, strict=True):
@@ -171,10 +170,11 @@ def apply(plan: Plan, components: Components, optimizer: Optimizers = None,
     return Receipt(before, _count(components), gap)
 
 
-def _modules(components: Components) -> dict[str, nn.Module]:
-    """Modules by a name that tells mirrors apart: their own is behind the colon."""
-    return {f'{id(module)}:{component}.{path}' if path else f'{id(module)}:{component}': module
-            for component, root in components.items() for path, module in root.named_modules()}
+def _modules(components: Components) -> list[tuple[str, nn.Module]]:
+    """Every module with its full name; one that has several names stands under each."""
+    return [(f'{component}.{path}' if path else component, module)
+            for component, root in components.items()
+            for path, module in root.named_modules(remove_duplicate=False)]
 
 
 def _count(components: Components) -> int:
@@ -224,7 +224,7 @@ def _resize(module: nn.Module, plan: Plan, name: str, undo: list[Callable[[], No
         else:
             stated['out_channels'], stated['in_channels'] = first, second
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        sized = f'{name.partition(":")[2]}.normalized_shape'
+        sized = f'{name}.normalized_shape'
         scale = module._parameters.get('weight')
         if scale is not None:
             stated['normalized_shape'] = tuple(scale.shape)

@@ -59,6 +59,7 @@ class _Moves:
                 v for x in rest if isinstance(x, tuple) for v in x]]):
             if t.knows(index) and any(ids is not None for ids in t.axes(index)):
                 raise Refused  # an index that is computed, or one that is cut itself
+        self.widths = widths_in([list(rest), self.kwargs])
         try:
             self.pieces = _numbered(func, _numbers(self.shape), rest, self.kwargs)
         except _ERRORS as error:  # such as an index on another device
@@ -66,7 +67,7 @@ class _Moves:
         self.results: list[tuple[tuple[int, ...], Axes]] = [
             (p.shape, self._axes_of(p)) for p in self.pieces]
         involved = [ids for ids in self.axes if ids is not None]
-        involved += [w.ids for w in widths_in([list(rest), self.kwargs])]
+        involved += [w.ids for w in self.widths]
         if involved and call.name not in ORDERLY:
             t.check(np.concatenate(involved), self.follows,
                     f'a size or place is written into {t.where(call.func)}')
@@ -113,8 +114,10 @@ class _Moves:
 
     def _grown(self, k: int, piece: _Numbers) -> int | None:
         """Axis of the result that would be twice as long if axis k of the source were."""
-        united = labels(self.t)  # what is one unit by now grows together
-        copies = 1 + np.isin(united, united[self.axes[k]]).astype(np.int64)
+        copies = self._copies()
+        if self.widths:  # what is one unit by now grows together
+            united = labels(self.t)
+            copies[np.isin(united, united[self.axes[k]])] = 2
         shape = (*self.shape[:k], 2 * self.shape[k], *self.shape[k + 1:])
         try:
             pieces = self._numbered_after(_numbers(shape), copies)
