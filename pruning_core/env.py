@@ -242,6 +242,13 @@ class ScaledEnv:
 
     def _checked(self, observation: npt.ArrayLike, reward: float) -> Array:
         observation = np.asarray(observation, np.float32)
+        if observation.shape != self._scale.shape:
+            raise EnvError(
+                explain(f"environment '{self.config.id}' was stepped",
+                        f'it returned an observation of shape {observation.shape}',
+                        f'{self._scale.shape}, as its observation_space says',
+                        'correct the environment, or its space')
+            )
         if not (np.isfinite(observation).all() and math.isfinite(reward)):
             raise EnvError(
                 explain(f"environment '{self.config.id}' was stepped",

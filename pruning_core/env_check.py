@@ -78,6 +78,9 @@ def check(config: Config) -> list[Finding]:
                      *_about_numbers(trial, config), _about_actions(env)]
     except EnvError as error:
         return [*findings, Finding('wrong', 'numbers', str(error))]
+    except Exception as error:  # whatever the environment raises is what is wrong with it
+        return [*findings, Finding('wrong', 'environment', 'reset or step raised '
+                                   f'{type(error).__name__}: {error}')]
     return [*findings, Finding(
         'good', 'speed', f'{1e3 * trial.seconds / len(trial.rewards):.2g} ms a decision')]
 

@@ -71,13 +71,16 @@ def test_a_good_plant_is_good_throughout(findings):
     ({'dt': None}, 'wrong', 'environment', 'set env.period_s'),
     ({'observation_signals': (('one', 'm'),)}, 'wrong', 'environment', 'states 1 observation'),
     ({'step': pays(np.nan)}, 'wrong', 'numbers', 'reward nan'),
+    ({'_observe': lambda self: np.zeros(4, 'f4')}, 'wrong', 'numbers', 'of shape (4,)'),
+    ({'step': lambda self, action: self.motor}, 'wrong', 'environment', "no attribute 'motor'"),
     ({'step': ends_at_once}, 'wrong', 'episodes', 'lower it'),
     ({'reset': reset_alike}, 'doubtful', 'seeds', 'self.np_random'),
     ({'observation_space': WIDE, '_observe': far}, 'doubtful', 'observations', 'number 4'),
     ({'step': pays(0.0)}, 'doubtful', 'rewards', 'sparse'),
     ({'step': pays(2000.0)}, 'doubtful', 'rewards', 'env.reward_scale near 0.0003'),
     ({'step': idle}, 'doubtful', 'actions', 'numbers [0]'),
-], ids=['discrete', 'unbounded', 'matrix', 'period', 'signals', 'nan', 'short', 'seed', 'large',
+], ids=['discrete', 'unbounded', 'matrix', 'period', 'signals', 'nan',
+        'shape', 'bug', 'short', 'seed', 'large',
         'sparse', 'rewards', 'idle'])
 def test_what_is_found(findings, parts, level, about, said):
     found = [f for f in findings(**parts) if f.about == about and f.level != 'good']

@@ -59,7 +59,8 @@ SMALL = ['agent.batch_size=8', 'agent.horizon=2', 'planner.samples=16', 'planner
          'planner.policy_samples=2', 'planner.iterations=1', 'training.collect_samples=8',
          'env.max_episode_steps=12', 'importance.warmup=3', 'pruning.sparsity=0.3',
          'pruning.multiple=4', 'pruning.floor=4', 'pruning.recovery_updates=2',
-         'pruning.gate_seeds=1', 'pruning.gate_return_loss=100', 'pruning.gate_latency_share=0']
+         'pruning.gate_seeds=1', 'pruning.gate_return_loss=100', 'pruning.gate_latency_share=0',
+         'pruning.gate_violation=0', 'pruning.gate_states=8', 'pruning.gate_periods=25']
 
 
 @pytest.fixture
