@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from pruned_controller.parameters import CONTROLLER, declare, read
 from pruning_core.errors import BundleError, ConfigError, PruningError, explain
 from pruning_core.runtime.bundle import Bundle, Manifest, open_bundle, unpack
 from pruning_core.runtime.fallback import make_fallback
+from pruning_core.runtime.fit import fit
 from pruning_core.runtime.joint_map import JointMap
 from pruning_core.runtime.loop import PeriodicLoop, Tick
 from pruning_core.runtime.metrics import LatencyStats
@@ -367,8 +368,10 @@ class ControllerNode(LifecycleNode):
                                 f'{getattr(current, name)}, as the running one',
                                 'deactivate and configure the controller with this bundle')
                     )
-        planner = Planner(bundle, seed=s['planner.seed'], samples=s['planner.samples'],
-                          iterations=s['planner.iterations'], threads=s['planner.threads'])
+        size = {name: s[f'planner.{name}'] for name in ('samples', 'iterations', 'threads')}
+        if s['planner.fit']:
+            size = asdict(fit(bundle, share=s['planner.fit']).choice)
+        planner = Planner(bundle, seed=s['planner.seed'], **size)
         try:
             slowest_s = planner.warm_up()
         except Exception as error:  # onnxruntime's own classes share no public root
