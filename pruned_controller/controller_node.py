@@ -75,6 +75,7 @@ class Active:
     lateness: LatencyStats
     age: LatencyStats
     modes: dict[Mode, int]
+    given_up: tuple[int, int] = (0, 0)  # iterations and samples of the last plan
 
 
 class ControllerNode(LifecycleNode):
@@ -292,6 +293,7 @@ class ControllerNode(LifecycleNode):
         active.modes[decision.mode] += 1
         stability = math.nan
         if plan is not None and values is not None:
+            active.given_up = plan.given_up_iterations, plan.given_up_samples
             stability = active.monitor.update(values.tolist()).share
         if tick.index % self._settings['publish_every'] == 0:
             for name, value in (('latency', compute), ('lateness', tick.lateness_s),
@@ -522,6 +524,7 @@ class ControllerNode(LifecycleNode):
             'ticks': loop.ticks if loop else 0, 'missed': loop.missed if loop else 0,
             'skipped': loop.skipped if loop else 0, 'late': loop.late if loop else 0,
             'errors': loop.errors if loop else 0, 'rejected_bundle': self._rejected,
+            'given_up_iterations': active.given_up[0], 'given_up_samples': active.given_up[1],
             **{f'mode_{m.value}': n for m, n in active.modes.items()}}
         mode = self._decision.mode if self._decision else Mode.FALLBACK
         if loop is None:
