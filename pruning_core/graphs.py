@@ -122,7 +122,7 @@ class AgentGraphs:
             The value after the first step, and the steps that are left.
         """
         first, *rest = self.net[name]
-        if isinstance(first, Matrix):
+        if isinstance(first, Matrix) and rest:
             shared = g.gemm(first, latent, slice(0, self.latent))  # (1, W), the bias included
             return g.gemm(first, action, slice(self.latent, None), add=shared), rest
         rows = g.op('Slice', g.op('Shape', action), g.integers(0), g.integers(1))

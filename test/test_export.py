@@ -334,6 +334,22 @@ def test_components_of_td_mpc2_plan_as_torch_does(drawn, actions):
     assert parity.worst <= TOLERANCE and parity.ties < parity.probes
 
 
+def test_components_of_one_layer_and_heads_that_do_not_end_in_a_matrix(drawn):
+    run = drawn('planner.horizon=3')
+    torch.manual_seed(0)
+    run.agent.components = nn.ModuleDict({
+        'encoder': nn.Sequential(nn.Linear(3, 5)), 'dynamics': nn.Sequential(nn.Linear(6, 5)),
+        'reward': nn.Sequential(nn.Linear(6, 1)), 'q1': nn.Sequential(nn.Linear(6, 1), nn.Tanh()),
+        'q2': nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 1, bias=False)),
+        'policy': nn.Sequential(nn.Linear(5, 1), nn.Tanh())}).requires_grad_(False)
+    spec = spec_of(run)
+    graphs = AgentGraphs(run.agent.components, run.config.planner, run.config.agent.discount,
+                         spec.observation_scale, [0.0], [2.0], {}).write(
+                             np.zeros((1, 3), np.float32))
+    parity = prove(run, spec, graphs)
+    assert parity.worst <= TOLERANCE and parity.ties < parity.probes
+
+
 LAYERS = {
     'relu': nn.ReLU(), 'leaky': nn.LeakyReLU(0.2), 'elu': nn.ELU(), 'elu of 0.5': nn.ELU(0.5),
     'silu': nn.SiLU(), 'mish': nn.Mish(), 'gelu': nn.GELU(), 'gelu by tanh': nn.GELU('tanh'),
