@@ -44,6 +44,7 @@ from pruned_controller.conversions import (
 )
 from pruned_controller.observer import Observer
 from pruned_controller.processes import NodeProcesses
+from pruning_core.errors import BundleError
 from pruning_core.runtime.bundle import open_bundle, pack
 from pruning_core.runtime.metrics import JsonlWriter
 
@@ -138,12 +139,12 @@ class Soak:
 
     def make_agent(self) -> None:
         agent = self.folder / 'agent'
-        if not (agent / 'second').is_dir():
+        try:
+            self.first, self.second = (open_bundle(agent / n) for n in ('first', 'second'))
+        except BundleError:
             self.say('pruning the shipped agent for 50 Hz; kept for the next time')
-            work = self.folder / f'.agent.{os.getpid()}'
-            subprocess.run([sys.executable, str(HERE / 'soak_plant.py'), str(work)], check=True)
-            work.rename(agent)
-        self.first, self.second = (open_bundle(agent / n) for n in ('first', 'second'))
+            subprocess.run([sys.executable, str(HERE / 'soak_plant.py'), str(agent)], check=True)
+            self.first, self.second = (open_bundle(agent / n) for n in ('first', 'second'))
 
     def load_cores(self) -> None:
         code = BUSY.format(parent=os.getpid())
@@ -221,7 +222,7 @@ class Soak:
         periods = change['ticks'] + change['skipped']
         quiet = max(1, periods - swapped_ticks)
         expected = max(0, change['skipped'] - swapped_misses) / quiet * swapped_ticks
-        drift, quantiles = p99_drift(seen.latency)
+        drift, quantiles = p99_drift(seen.latency[:])  # a copy: it still grows
         self.result.update(
             missed_share=change['skipped'] / periods,
             swap_caused_misses=max(0, round(swapped_misses - expected)),

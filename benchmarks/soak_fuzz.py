@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from pruning_core.errors import BundleError
-from pruning_core.runtime import trial
 from pruning_core.runtime.bundle import GRAPHS, Bundle, digest, open_bundle, pack, unpack
 from pruning_core.runtime.envelope import Envelope
 from pruning_core.runtime.fallback import make_fallback
 from pruning_core.runtime.planner import Planner
 from pruning_core.runtime.supervisor import Supervisor, SupervisorSettings
+from pruning_core.runtime.trial import TrialBench
 
 _JUNK = (None, True, 0, -1, 1e308, -0.0, '', '../../etc/passwd', [], {}, [[]], 10**400, 'nan',
          float('nan'), float('inf'))
@@ -121,12 +121,14 @@ def fuzz_bundles(bundle: Bundle, count: int, seed: int, folder: Path) -> dict[st
                 file.unlink()
             opened.path.rmdir()
     refused = 0
+    bench = TrialBench()
     for opened in hostile:  # graphs that are damaged and whose hashes fit
         try:
             assert opened.path is not None
-            trial.run(opened.path, opened.hash, timeout_s=60)
+            bench.run(opened.path, opened.hash)
         except BundleError:
             refused += 1
+    bench.close()
     return {'bundles': count, 'bundles_passed': passed, 'trials': len(hostile),
             'trials_refused': refused, 'bundle_failures': wrong[:20]}
 

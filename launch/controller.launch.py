@@ -12,7 +12,12 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
 from launch.conditions import IfCondition
 from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import (
+    AndSubstitution,
+    LaunchConfiguration,
+    NotSubstitution,
+    PathJoinSubstitution,
+)
 from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -36,13 +41,18 @@ ARGUMENTS = [
         'autostart', default_value='true', choices=['true', 'false'],
         description='Configure and activate the node; false leaves that to someone else'),
     DeclareLaunchArgument(
+        'use_respawn', default_value='false', choices=['true', 'false'],
+        description='Start the node again when it ends, with the last bundle that proved itself'),
+    DeclareLaunchArgument(
         'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
         description='Least severity that is logged'),
 ]
 
 
 def generate_launch_description():
-    """Return the controller and what activates it."""
+    """Return the controller and what activates it; one that is respawned does so itself."""
+    wanted, respawns = LaunchConfiguration('autostart'), LaunchConfiguration('use_respawn')
+    by_itself = AndSubstitution(wanted, respawns)
     controller = LifecycleNode(
         package='pruned_controller',
         executable='controller_node',
@@ -50,8 +60,12 @@ def generate_launch_description():
         name=LaunchConfiguration('name'),
         parameters=[
             LaunchConfiguration('params_file'),
-            {'bundle': ParameterValue(LaunchConfiguration('bundle'), value_type=str)},
+            {'bundle': ParameterValue(LaunchConfiguration('bundle'), value_type=str),
+             'autostart': ParameterValue(by_itself, value_type=bool),
+             'resume': ParameterValue(LaunchConfiguration('use_respawn'), value_type=bool)},
         ],
+        respawn=LaunchConfiguration('use_respawn'),
+        respawn_delay=0.5,
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         output='screen',
     )
@@ -61,7 +75,7 @@ def generate_launch_description():
                             transition_id=transition)
         return EmitEvent(event=event, condition=condition)
 
-    autostart = IfCondition(LaunchConfiguration('autostart'))
+    autostart = IfCondition(AndSubstitution(wanted, NotSubstitution(respawns)))
     return LaunchDescription([
         *ARGUMENTS,
         RegisterEventHandler(condition=autostart, event_handler=OnStateTransition(

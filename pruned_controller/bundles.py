@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the controller's bundles come from, and how they get into its loop.
 
-Everything here runs in one thread that steps back behind the others: unpacking, verifying, a
-trial in another process, loading, warming up, the shadow run. The loop meets the result as one
-reference. What proved itself, and what had to be changed back, is kept on disk, so that a
-restarted controller neither falls behind nor takes the same bad bundle twice.
+Everything here runs in one thread beside the others: unpacking, verifying, a trial in another
+process, loading, warming up, the shadow run. The loop meets the result as one reference. What
+proved itself, and what had to be changed back, is kept on disk, so that a restarted controller
+neither falls behind nor takes the same bad bundle twice.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import BundleError, ConfigError, PruningError, explain
-from pruning_core.runtime import trial
 from pruning_core.runtime.bundle import Bundle, open_bundle, unpack
-from pruning_core.runtime.realtime import step_back
 from pruning_core.runtime.signature import PublicKey, load_public
 from pruning_core.runtime.swap import (
     Model,
@@ -35,6 +33,7 @@ from pruning_core.runtime.swap import (
     load,
     shadow_run,
 )
+from pruning_core.runtime.trial import TrialBench
 
 STATE = 'state.json'
 
@@ -85,11 +84,15 @@ class BundleDesk:
             settings['swap.window_ticks'], settings['swap.max_worse'],
             settings['swap.max_stability_loss']))
         self.switch.quarantined.update(self._state['rejected'])
-        self._worker = ThreadPoolExecutor(1, 'bundles', initializer=step_back)
+        self._trials = TrialBench() if settings['swap.trial'] else None
+        # Not niced: while it holds the interpreter, the control thread would wait for it.
+        self._worker = ThreadPoolExecutor(1, 'bundles')
 
     def close(self) -> None:
         """Let what is under way end by itself, and take nothing more."""
         self._worker.shutdown(wait=False, cancel_futures=True)
+        if self._trials is not None:
+            self._trials.close()
 
     def use(self, settings: dict[str, Any]) -> None:
         """Take parameters that may change while configured."""
@@ -153,8 +156,8 @@ class BundleDesk:
         if newest.hash == bundle.hash and not again:
             return f'bundle {bundle.hash[:16]} is already in use'
         check_contract(bundle, newest.bundle.manifest)
-        if self._s['swap.trial'] and bundle.path is not None and not again:
-            trial.run(bundle.path, bundle.hash)
+        if self._trials is not None and bundle.path is not None and not again:
+            self._trials.run(bundle.path, bundle.hash)
         model, slowest_s = load(bundle, origin, self._budget())
         self._warn_if_slow(bundle, slowest_s)
         said = ''

@@ -272,6 +272,7 @@ class ControllerNode(LifecycleNode):
         self._supervisor.restart()
         self._failed, self._share, self._since = False, math.nan, diagnostics.Since()
         self._realtime.prepare_process()
+        self._realtime.lift_others()
         self._loop = PeriodicLoop(
             active.bundle.manifest.period_s, self._on_tick, on_error=self._on_tick_error,
             on_start=self._realtime.prepare_thread,
@@ -574,6 +575,8 @@ class ControllerNode(LifecycleNode):
         desk, loop = self._desk, self._loop
         if desk is None:
             return
+        if loop is not None:
+            self._realtime.lift_others()
         switch, name = desk.switch, self.get_name()
         if loop is not None and (said := diagnostics.misses(loop, self._since)):
             self.get_logger().warning(said, throttle_duration_sec=10.0)

@@ -298,14 +298,16 @@ def _content(file: Path, asked: str) -> bytes | None:
             explain(asked, f'{file.name} is {what}', 'regular files that can be read',
                     'export or copy the bundle again')
         ) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise BundleError(
             explain(asked, f'{file.name} is something else than a file', 'regular files',
                     'export or copy the bundle again')
         )
     with open(descriptor, 'rb') as handle:
-        content = handle.read(limit + 1)
+        # No more than it has: a buffer of the limit's size costs a second where memory is locked.
+        content = handle.read(min(found.st_size, limit) + 1)
     if len(content) > limit:
         raise BundleError(
             explain(asked, f'{file.name} is larger than {limit} bytes', 'at most that',

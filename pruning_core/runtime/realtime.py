@@ -14,7 +14,6 @@ import gc
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pruning_core.errors import ConfigError, explain
 NOT_ASKED = 'not asked for'
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _RANGE = re.compile(r'(\d+)(?:-(\d+))?')
+_OTHERS = 1  # real-time priority of the threads beside the control loop
 _SHARE = 0.5  # part of the slack that a collection may be expected to take
 _FULL_EVERY = 1000  # young collections between two full ones
 
@@ -57,7 +57,8 @@ class RealTimeSettings:
 
     Attributes:
         cores: that the control thread stays on; empty: any.
-        priority: SCHED_FIFO priority of the control thread, 1 to 99; 0: an ordinary thread.
+        priority: SCHED_FIFO priority of the control thread, 1 to 99; 0: an ordinary thread. The
+            other threads of the process get the lowest real-time priority.
         lock_memory: keep all pages of this process in memory.
         freeze_gc: collect garbage only in the slack of the control loop, in bounded portions.
         switch_interval_s: how long another Python thread may keep the interpreter; 0: Python's
@@ -83,8 +84,10 @@ class RealTime:
         self._settings = settings
         self._interval_s: float | None = None
         self._frozen = False
+        self._lifted: set[int] = set()  # threads
         self.achieved = dict.fromkeys(
-            ('cores', 'priority', 'lock_memory', 'freeze_gc', 'switch_interval'), NOT_ASKED)
+            ('cores', 'priority', 'other_threads', 'lock_memory', 'freeze_gc', 'switch_interval'),
+            NOT_ASKED)
 
     def prepare_process(self) -> None:
         """Apply what holds for the whole process; call it once everything is loaded."""
@@ -110,8 +113,33 @@ class RealTime:
         if s.priority:
             self._try('priority', lambda: be_first(s.priority))
 
+    def lift_others(self) -> None:
+        """Put every other thread of the process before all ordinary processes, too.
+
+        They share an interpreter with the control thread: one that holds it and is kept from
+        running by somebody else's work keeps the control thread from running, whatever its
+        priority. Threads come and go, so that this is called now and then.
+        """
+        if not self._settings.priority:
+            return
+        try:
+            for entry in os.listdir('/proc/self/task'):
+                thread = int(entry)
+                with contextlib.suppress(ProcessLookupError):
+                    if os.sched_getscheduler(thread) == os.SCHED_OTHER:
+                        os.sched_setscheduler(thread, os.SCHED_RR | os.SCHED_RESET_ON_FORK,
+                                              os.sched_param(_OTHERS))
+                        self._lifted.add(thread)
+            self.achieved['other_threads'] = f'SCHED_RR {_OTHERS}'
+        except OSError as error:
+            self.achieved['other_threads'] = f'refused: {error}'
+
     def restore(self) -> None:
         """Take back what would change how the process behaves without its loop."""
+        for thread in self._lifted:
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        self._lifted.clear()
         if self._interval_s is not None:
             sys.setswitchinterval(self._interval_s)
             self._interval_s = None
@@ -147,12 +175,6 @@ def lock_memory() -> str:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return 'locked'
-
-
-def step_back(nice: int = 10) -> None:
-    """Let the calling thread alone step back behind the others, as Linux allows per thread."""
-    with contextlib.suppress(OSError):  # it then competes; that is all
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 class SlackCollector:

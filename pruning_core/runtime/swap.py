@@ -125,8 +125,7 @@ def shadow_run(model: Model, newest: Callable[[], Observation | None], ticks: in
         ticks: observations to plan on; fewer where they stop coming.
         typical_s: median time the running model needs to plan; NaN where it is not known.
         sleep: for tests.
-        clock: of this thread's own work, since it steps back behind others and is often made to
-            wait; for tests.
+        clock: of this thread's own work, since it is often made to wait for others; for tests.
 
     Returns:
         The number of observations it planned on.

@@ -89,7 +89,8 @@ def test_another_period_is_refused(open_desk, bundles):
 
 def test_a_trial_is_made_where_it_is_asked_for(open_desk, bundles, monkeypatch):
     tried = []
-    monkeypatch.setattr('pruned_controller.bundles.trial.run', lambda f, h: tried.append(h))
+    monkeypatch.setattr('pruned_controller.bundles.TrialBench.run',
+                        lambda self, folder, hash: tried.append(hash))
     receive(open_desk(swap__trial=True), bundles[1])
     assert tried == [bundles[1].hash]
 

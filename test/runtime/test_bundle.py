@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -169,6 +170,17 @@ def test_huge_file_is_refused_before_it_is_parsed(folder, monkeypatch, name):
     monkeypatch.setattr(module, '_MAX_GRAPH', 1 << 20)
     os.truncate(folder / name, 1 << 31)
     refused(open_bundle, folder, match=f'{name} is larger than 1048576 bytes')
+
+
+def test_reading_takes_the_memory_of_the_bundle_and_no_more(folder, bundle):
+    """A buffer as large as the limit would stop a process with locked memory for a second."""
+    tracemalloc.start()
+    try:
+        open_bundle(folder)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * bundle.size + (8 << 20)
 
 
 def test_files_that_are_not_listed_are_never_read(folder, bundle):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import subprocess
 import sys
 import threading
 
@@ -20,7 +21,6 @@ from pruning_core.runtime.realtime import (
     RealTimeSettings,
     SlackCollector,
     cores,
-    step_back,
 )
 
 ALL = sorted(os.sched_getaffinity(0))
@@ -113,14 +113,41 @@ def test_a_refusal_is_no_failure(monkeypatch):
     assert made.achieved['lock_memory'].startswith('refused')
 
 
-def test_stepping_back_is_of_the_thread_alone():
-    before = os.getpriority(os.PRIO_PROCESS, 0)
+def test_other_threads_are_lifted_and_put_back_or_the_refusal_is_told():
+    """A helper that holds the interpreter must not wait for somebody else's work."""
+    started, end, ids = threading.Event(), threading.Event(), []
 
-    def back():
-        step_back(before + 3)
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert in_thread(back) == before + 3
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    def helper():
+        ids.append(threading.get_native_id())
+        started.set()
+        end.wait(30)
+    thread = threading.Thread(target=helper)
+    thread.start()
+    assert started.wait(10)
+    made = RealTime(RealTimeSettings(priority=7))
+    try:
+        made.lift_others()
+        policy = os.sched_getscheduler(ids[0]) & ~os.SCHED_RESET_ON_FORK
+        if policy == os.SCHED_RR:
+            assert made.achieved['other_threads'] == 'SCHED_RR 1'
+            child = subprocess.run(
+                [sys.executable, '-c', 'import os; print(os.sched_getscheduler(0))'],
+                capture_output=True, text=True, check=True)
+            assert int(child.stdout) == os.SCHED_OTHER, 'children are ordinary processes'
+        else:
+            assert made.achieved['other_threads'].startswith('refused: ')
+    finally:
+        made.restore()
+        end.set()
+        thread.join()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_ordinary_loops_lift_nobody():
+    made = RealTime(RealTimeSettings())
+    made.lift_others()
+    assert made.achieved['other_threads'] == NOT_ASKED
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_collection_is_made_only_where_the_longest_so_far_fits():
