@@ -56,7 +56,7 @@ class Settings:
         delays: periods of delay.
         periods: longest run.
         episodes: of the return.
-        recovery_updates: after each cut; -1 takes the agent's own setting.
+        recovery_updates: after each cut.
         seed: of states, noise and recovery.
     """
 
@@ -69,7 +69,7 @@ class Settings:
     delays: tuple[int, ...] = (0, 1, 2, 3)
     periods: int = 100
     episodes: int = 10
-    recovery_updates: int = -1
+    recovery_updates: int = 2000
     seed: int = 0
 
 
@@ -136,11 +136,9 @@ def _row(source: Path, sparsity: float, score: str, settings: Settings, folder: 
     achieved, dense = 0.0, count_parameters(run.agent.components)
     if sparsity:
         if not (folder / files.AGENT).is_file():
-            updates = settings.recovery_updates
             changed = dataclasses.replace(
                 run.config.pruning, sparsity=sparsity, stability_weight=SCORES[score],
-                seed=settings.seed,
-                recovery_updates=run.config.pruning.recovery_updates if updates < 0 else updates)
+                seed=settings.seed, recovery_updates=settings.recovery_updates)
             told = _labelled(progress, label)
             plan = choose(run, changed, told)
             shrunk = shrink(run, plan, changed, told)
