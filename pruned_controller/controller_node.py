@@ -351,7 +351,8 @@ class ControllerNode(LifecycleNode):
         active.modes[decision.mode] += 1
         self._share = math.nan
         if plan is not None and values is not None:
-            self._share = active.monitor.update(values.tolist()).share
+            self._share = active.monitor.update(
+                values.tolist(), command=decision.command.tolist(), residual=plan.residual).share
         if tick.index % self._settings['publish_every'] == 0:
             for name, value in (('latency', compute), ('lateness', tick.lateness_s),
                                 ('observation_age', age),
@@ -584,6 +585,7 @@ class ControllerNode(LifecycleNode):
             ('control loop', diagnostics.loop_status(loop, switch, self._decision, self._since)),
             ('observations', diagnostics.observation_status(switch, self._stamps)),
             ('model', diagnostics.model_status(switch, desk.rejected)),
+            ('stability', diagnostics.stability_status(switch)),
             ('real time', diagnostics.realtime_status(
                 self._realtime.achieved, self._collect.collections, self._collect.longest_s)))
         self._since = (diagnostics.Since(loop.missed, loop.slow, loop.errors) if loop

@@ -98,6 +98,18 @@ def model_status(switch: ModelSwitch, rejected: str) -> tuple[bytes, str, dict[s
     return OK, 'on probation' if switch.on_probation else 'in use', values
 
 
+def stability_status(switch: ModelSwitch) -> tuple[bytes, str, dict[str, Any]]:
+    """Level, message and values of the closed loop's stability; NaN what is not measurable."""
+    reading = switch.active.monitor.reading
+    values: dict[str, Any] = {
+        'share': reading.share, 'residual': reading.residual, 'saturation': reading.saturation,
+        'chatter': reading.chatter, 'value': reading.value, 'envelope': reading.envelope}
+    if reading.envelope_valid and reading.envelope > 1:
+        return WARN, 'the state lies outside what the stability gate tested', values
+    measured = reading.valid or reading.residual_valid or reading.commands_valid
+    return OK, 'measured' if measured else 'not measured yet', values
+
+
 def realtime_status(achieved: Mapping[str, str], collections: int, longest_s: float
                     ) -> tuple[bytes, str, dict[str, Any]]:
     """Level, message and values of the settings of the operating system."""

@@ -20,7 +20,14 @@ from pruning_core.plans import Plan
 from pruning_core.pruner import BUNDLE, choose, prune, stability_scores_of
 from pruning_core.runtime.bundle import open_bundle
 from pruning_core.runtime.monitor import StabilityMonitor
-from pruning_core.stability_gate import PICTURE, TABLE, gate, replay
+from pruning_core.stability_gate import (
+    PICTURE,
+    TABLE,
+    gate,
+    leave_failures,
+    plant_of,
+    replay,
+)
 
 
 @pytest.fixture
@@ -113,6 +120,19 @@ def test_the_gate_is_the_same_each_time(run, settings):
     first, second = (gate(run.agent, run.config, settings()) for _ in range(2))
     assert first[1] == second[1]
     np.testing.assert_array_equal(first[0].after, second[0].after)
+
+
+def test_a_plant_that_declares_its_goal_is_gated_too(make_agent, tiny, cart, tmp_path):
+    """Stepped one by one, on its own Riccati equation; the table and the picture are its own."""
+    config = tiny(f'env.id={cart}', 'pruning.gate_violation=0.1')
+    agent = make_agent(observations=2)
+    tested, figures = gate(agent, config, config.pruning)
+    assert figures['states'] == 8 and tested.states.shape == (8, 2)
+    judged = plant_of(config)
+    assert np.abs(judged.plant.states_at(np.zeros((1, 2))) - [0.5, 0]).max() < 1e-6
+    leave_failures(tmp_path, judged, dataclasses.replace(tested, failed=np.ones(8, bool)))
+    assert len(rows(tmp_path)) == 8
+    assert 'error 1-1' in (tmp_path / PICTURE).read_text()
 
 
 def test_backing_off_by_hand(run):

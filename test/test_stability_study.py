@@ -123,6 +123,14 @@ def test_table_has_students_interval():
     assert line['return interval'] == pytest.approx([2 - 12.706, 2 + 12.706], abs=1e-3)
 
 
+def test_the_policy_alone_without_times(trained, tmp_path):
+    """No planner and no clock: two studies of the same agent are the same to the last digit."""
+    settings = Settings(**{**vars(SMALL), 'sparsities': (0.5,), 'policy': True, 'latency': False})
+    first, second = (study(tmp_path / n, [str(trained)], settings) for n in 'ab')
+    assert first == second
+    assert 'latency' not in first['rows'][0] and 'planning p50 ms' not in first['table'][0]
+
+
 def test_settings_of_the_command_line(four_parts):
     assert settings_from(['stability.cells=[3, 4]', 'stability.periods=9']) == Settings(
         cells=(3, 4), periods=9)

@@ -83,8 +83,15 @@ class _Recent:
         return self._sum / self.count if self.count else math.nan
 
 
+_NOTHING = StabilityReading(math.nan, math.nan, False)
+
+
 class StabilityMonitor:
-    """Follows a control loop, one `update` per control period."""
+    """Follows a control loop, one `update` per control period.
+
+    Attributes:
+        reading: the newest one.
+    """
 
     def __init__(self, lyapunov: Lyapunov | None, windows: int = 200, *,
                  low: Sequence[float] = (), high: Sequence[float] = (), level: float = math.nan
@@ -106,6 +113,7 @@ class StabilityMonitor:
         self._limits = tuple((lo, hi, hi - lo) for lo, hi in zip(low, high, strict=True))
         self._last: tuple[float, ...] = ()
         self._level = level if level > 0 else math.nan
+        self.reading = _NOTHING
 
     @classmethod
     def of(cls, manifest: Manifest, windows: int = 200) -> StabilityMonitor:
@@ -121,6 +129,7 @@ class StabilityMonitor:
         for recent in (self._decreased, self._residuals, self._saturated, self._changes):
             recent.clear()
         self._last = ()
+        self.reading = _NOTHING
 
     def update(self, observation: Sequence[float], *, command: Sequence[float] = (),
                residual: float = math.nan) -> StabilityReading:
@@ -138,11 +147,12 @@ class StabilityMonitor:
         if self._limits and len(command) == len(self._limits):
             self._take_command(tuple(command))
         envelope = value / self._level
-        return StabilityReading(
+        self.reading = StabilityReading(
             value, self._decreased.mean, self._decreased.count > 0,
             self._residuals.mean, self._residuals.count > 0,
             self._saturated.mean, self._changes.mean, self._changes.count > 0,
             envelope, math.isfinite(envelope))
+        return self.reading
 
     def _take_value(self, observation: Sequence[float]) -> float:
         if self._lyapunov is None:

@@ -111,7 +111,7 @@ def load(bundle: Bundle, origin: str, budget: PlanBudget) -> tuple[Model, float]
                     f'its graphs do not run together ({error})'[:300],
                     'the four graphs of one agent', 'export it again')
         ) from error
-    return Model(planner, StabilityMonitor(bundle.manifest.lyapunov), bundle, origin), slowest_s
+    return Model(planner, StabilityMonitor.of(bundle.manifest), bundle, origin), slowest_s
 
 
 def shadow_run(model: Model, newest: Callable[[], Observation | None], ticks: int,

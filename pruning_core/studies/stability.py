@@ -49,6 +49,7 @@ class Settings:
     Attributes:
         sparsities: shares of the parameters to remove, in the order of measuring: small agents are
             quick; 0 is the dense agent itself.
+        policy: the policy acts alone, which is a thousand times cheaper to simulate.
         samples: plans per refinement, and `iterations` refinements, of every planner.
         cells: rows and columns of the map, one run each.
         local_states: states of the test below the reference level.
@@ -56,11 +57,13 @@ class Settings:
         delays: periods of delay.
         periods: longest run.
         episodes: of the return.
-        recovery_updates: after each cut; -1 takes the agent's own setting.
+        recovery_updates: after each cut.
+        latency: time full plans of every agent, too, at the end.
         seed: of states, noise and recovery.
     """
 
     sparsities: tuple[float, ...] = (0.95, 0.9, 0.0, 0.7, 0.5, 0.3)
+    policy: bool = False
     samples: int = 64
     iterations: int = 2
     cells: tuple[int, int] = (12, 12)
@@ -69,7 +72,8 @@ class Settings:
     delays: tuple[int, ...] = (0, 1, 2, 3)
     periods: int = 100
     episodes: int = 10
-    recovery_updates: int = -1
+    recovery_updates: int = 2000
+    latency: bool = True
     seed: int = 0
 
 
@@ -107,7 +111,7 @@ def study(folder: Path, agents: Sequence[str], settings: Settings, processes: in
                 place = row.with_suffix('')
                 places.append((place, place if sparsity else source))
     # Last and in one go, so that the times stand side by side.
-    for measured, (place, agent) in zip(rows, places, strict=True):
+    for measured, (place, agent) in zip(rows, places, strict=True) if settings.latency else ():
         measured['latency'] = _latency(place, agent, progress)
     return {'study': 'stability', 'agents': [zoo.find(a).name for a in agents],
             'settings': json.loads(json.dumps(asdict(settings))), 'rows': rows,
@@ -136,11 +140,9 @@ def _row(source: Path, sparsity: float, score: str, settings: Settings, folder: 
     achieved, dense = 0.0, count_parameters(run.agent.components)
     if sparsity:
         if not (folder / files.AGENT).is_file():
-            updates = settings.recovery_updates
             changed = dataclasses.replace(
                 run.config.pruning, sparsity=sparsity, stability_weight=SCORES[score],
-                seed=settings.seed,
-                recovery_updates=run.config.pruning.recovery_updates if updates < 0 else updates)
+                seed=settings.seed, recovery_updates=settings.recovery_updates)
             told = _labelled(progress, label)
             plan = choose(run, changed, told)
             shrunk = shrink(run, plan, changed, told)
@@ -188,7 +190,8 @@ def _measure(run: Run, settings: Settings, kept: Path, processes: int, progress:
     env = run.config.env
     judged = require_plant(run.config, 'a stability study')
     lyapunov = judged.lyapunov
-    planner = run.config.planner.scaled(settings.samples, settings.iterations)
+    planner = None if settings.policy else run.config.planner.scaled(
+        settings.samples, settings.iterations)
     conditions = Conditions(settings.periods)
 
     def workers(phase: str) -> Workers:
@@ -245,6 +248,8 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float]] = {
     'planning p50 ms': lambda r: 1e3 * r['latency']['p50_s'],
 }
 
+_TIMED = ('delay of full planning', 'planning p50 ms')
+
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean over agents of every figure, with a Student 95 % interval where there are several."""
@@ -257,6 +262,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             line: dict[str, Any] = {'sparsity': sparsity, 'score': score, 'agents': len(mine)}
             for name, figure in FIGURES.items():
+                if name in _TIMED and 'latency' not in mine[0]:
+                    continue
                 values = np.array([figure(r) for r in mine], float)
                 line[name] = float(values.mean())
                 if len(values) > 1:
