@@ -11,13 +11,14 @@ import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from pruned_controller.controller_node import ControllerNode
 from pruned_controller.conversions import LATCHED
 from pruned_controller.node_main import run_node
 from pruned_controller.observer import Observer
 from pruned_controller.pruner_node import PrunerNode
-from pruning_core.errors import BundleError, JobError, PruningError
+from pruning_core.errors import JobError, PruningError
 
 TABLE = (Path(__file__).resolve().parents[2] / 'docs' / 'first_failures.md').read_text()
 ROWS = dict(re.findall(r'^\| \*\*(.+?)\*\*.*? \| `([^`]+)`', TABLE, re.M))
@@ -54,8 +55,9 @@ def test_wrong_joint_map(node, bundles):
 def test_another_plants_bundle(node, bundles):
     controller = node(ControllerNode, bundle=bundles[0].path)
     controller._configure()
-    with pytest.raises(BundleError, match=ROWS["another plant's bundle"]):
-        controller._offer(bundles[2], 'test')
+    controller.set_parameters([Parameter('bundle', value=str(bundles[2].path))])
+    answer = controller._on_reload(Trigger.Request(), Trigger.Response())
+    assert not answer.success and ROWS["another plant's bundle"] in answer.message
 
 
 def test_two_domains_or_a_firewall():
