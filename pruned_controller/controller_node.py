@@ -351,6 +351,7 @@ class ControllerNode(LifecycleNode):
         active.modes[decision.mode] += 1
         self._share = math.nan
         if plan is not None and values is not None:
+            active.given_up = plan.given_up_iterations, plan.given_up_samples
             self._share = active.monitor.update(
                 values.tolist(), command=decision.command.tolist(), residual=plan.residual).share
         if tick.index % self._settings['publish_every'] == 0:

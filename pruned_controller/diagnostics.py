@@ -45,6 +45,7 @@ def loop_status(loop: PeriodicLoop | None, switch: ModelSwitch, decision: Decisi
         **{f'lateness_{k}': getattr(late, k) for k in ('p50_s', 'p99_s', 'p999_s', 'max_s')},
         **{name: getattr(loop, name) if loop else 0
            for name in ('ticks', 'missed', 'slow', 'skipped', 'late', 'errors')},
+        'given_up_iterations': active.given_up[0], 'given_up_samples': active.given_up[1],
         **{f'mode_{m.value}': n for m, n in active.modes.items()}}
     if loop is None:
         return OK, 'inactive', values

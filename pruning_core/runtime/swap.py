@@ -69,6 +69,7 @@ class Model:
     age: LatencyStats = field(default_factory=LatencyStats)
     watched: bool = True  # on probation when it is taken; not where a person asked for it
     modes: dict[Mode, int] = field(default_factory=lambda: dict.fromkeys(Mode, 0))
+    given_up: tuple[int, int] = (0, 0)  # iterations and samples that the last plan did without
 
     @property
     def hash(self) -> str:
