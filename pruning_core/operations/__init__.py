@@ -53,7 +53,8 @@ def follow(t: Tracer, func: Callable[..., Any], args: tuple[Any, ...],
         if handler not in _TAKES_SIZES:
             _no_widths(t, call)
         handler(t, call)
-    except Refused:
+    except (Refused, LookupError, TypeError, ValueError, AttributeError):
+        # The others: a form of the call that its handler did not think of.
         _no_widths(t, call)
         if touched:
             t.refuse(func, touched, out)
