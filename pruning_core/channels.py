@@ -358,10 +358,11 @@ def trace(components: Components, run: Callable[[], Sequence[Tensor]]) -> UnitGr
         GroupError: a component has no usable name, or the run returns no tensor.
     """
     components = dict(components.items())
-    for name in components:
-        if not name or '.' in name:
+    for name, module in components.items():
+        if not name or '.' in name or not isinstance(module, nn.Module):
             raise GroupError(
-                explain('components were traced', f'one is named {name!r}',
-                        'names without a dot, such as encoder', 'name it otherwise')
+                explain('components were traced', f'one is {name!r}: {type(module).__name__}',
+                        'modules, under names without a dot such as encoder',
+                        'give modules by name')
             )
     return units.graph(follow(components, run), list(components))

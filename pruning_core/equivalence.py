@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from pruning_core.channels import Components, follow, named_tensors, undisturbed
 from pruning_core.errors import GroupError, explain
 from pruning_core.operations.calls import tensors_in
-from pruning_core.plans import Plan, left
+from pruning_core.plans import Plan, check_shapes, left
 from pruning_core.units import labels
 
 Run = Callable[[Components], Sequence[Tensor]]
@@ -99,6 +99,8 @@ def masked_outputs(components: Components, plan: Plan, run: Run) -> list[Tensor]
     gone = np.zeros(tracer.count, np.bool_)
     for name, dims in plan.slices.items():
         for dim, at in dims.items():
+            if (name, dim) not in tracer.slots:
+                continue  # the size of a normalisation that this probe does not come by
             gone[unit_of[tracer.slots[name, dim][list(at)]]] = True
     norms = [np.flatnonzero(gone[unit_of[ids]]) for ids in tracer.norms]
     zeros = {id(tensor): {dim: torch.tensor(at, device=tensor.device)
@@ -106,6 +108,11 @@ def masked_outputs(components: Components, plan: Plan, run: Run) -> list[Tensor]
              for name, tensor in named_tensors(components).items() if name in plan.slices}
     with undisturbed(components), _Masked(zeros, norms):
         return tensors_in(run(components))
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Sizes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def outputs(components: Components, run: Run) -> list[Tensor]:
@@ -167,8 +174,13 @@ def verify(before: Components, after: Components, plan: Plan, run: Run,
         The largest difference found.
 
     Raises:
-        GroupError: the outputs differ by more, or the cut model does not run.
+        GroupError: the outputs differ by more, the cut model does not run, or the plan is for
+            another model.
     """
+    for model, shapes in ((before, plan.shapes),
+                          (after, {name: plan.shape_after(name) for name in plan.shapes})):
+        check_shapes(shapes, shapes_of(named_tensors(dict(model.items()))), 'parameter',
+                     'give the model from before the cut, the one after it, and its plan')
     return compare(masked_outputs(before, plan, run), after, run, tolerance)
 
 

@@ -128,6 +128,10 @@ class UnitGraph:
         """Sizes of every tensor by name."""
         return {name: facts.shape for name, facts in self.tensors.items()}
 
+    def __str__(self) -> str:
+        """Every group, in two lines each."""
+        return '\n'.join(map(str, self.groups))
+
     def __getitem__(self, name: str) -> Group:
         """Find a group by name.
 

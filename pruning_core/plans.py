@@ -20,6 +20,7 @@ from pruning_core.errors import GroupError, explain, nearest
 from pruning_core.groups import Costs, Group
 
 _SCHEMA = 2
+SIZE = '.normalized_shape'  # ends the name of a size that is no tensor
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,29 @@ class Plan:
                 explain('a plan was read', f'it is not whole ({error})',
                         'the fields that Plan.to_json writes', 'take the file that pruning wrote')
             ) from error
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...] | None],
+                 found: Mapping[str, tuple[int, ...]], what: str, do: str) -> None:
+    """Compare a model's tensors with those that a plan is for.
+
+    Args:
+        expected: by name; sizes that modules state beside their tensors are passed over.
+        found: by name.
+        what: kind of tensor, for the message.
+        do: what to do about a difference.
+
+    Raises:
+        GroupError: a tensor is missing, too many, or has another shape.
+    """
+    for name in sorted({*expected, *found}):
+        allowed = expected.get(name)
+        if found.get(name) != allowed and not name.endswith(SIZE):
+            raise GroupError(
+                explain(f"{what} '{name}' was to be used",
+                        f'its shape is {found.get(name, "nothing")}',
+                        f'{"nothing of this name" if allowed is None else allowed}', do)
+            )
 
 
 def left(size: int, gone: Sequence[int]) -> npt.NDArray[np.int64]:

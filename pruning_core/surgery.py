@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pruning_core.channels import Components, named_tensors
-from pruning_core.equivalence import Run, compare, masked_outputs, verify
+from pruning_core.equivalence import Run, compare, masked_outputs, shapes_of, verify
 from pruning_core.errors import GroupError, explain
-from pruning_core.plans import Plan, left
+from pruning_core.plans import Plan, check_shapes, left
 
 __all__ = ['Receipt', 'apply', 'rebuild', 'save', 'verify']
 
@@ -98,18 +98,6 @@ class _Knife:
         return states
 
 
-def _check_shapes(plan: Plan, tensors: Mapping[str, Tensor], what: str, do: str, *,
-                  whole: bool) -> None:
-    real = {n: s for n, s in plan.shapes.items() if not n.endswith('.normalized_shape')}
-    for name in sorted({*tensors, *real} if whole else {*tensors}):
-        found = tuple(tensors[name].shape) if name in tensors else 'nothing'
-        if found != real.get(name):
-            raise GroupError(
-                explain(f"{what} '{name}' was to be cut", f'its shape is {found}',
-                        f'{real.get(name, "nothing of this name")}, as traced', do)
-            )
-
-
 def apply(plan: Plan, components: Components, optimizer: Optimizers = None,
           mirrors: Sequence[Components] = (), run: Run | None = None) -> Receipt:
     """Cut `components` in place.
@@ -135,7 +123,7 @@ def apply(plan: Plan, components: Components, optimizer: Optimizers = None,
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) \
         else list(optimizer or ())
     tensors = named_tensors(components)
-    _check_shapes(plan, tensors, 'parameter', 'trace the model again', whole=True)
+    check_shapes(plan.shapes, shapes_of(tensors), 'parameter', 'trace the model again')
     names = {id(tensor): name for name, tensor in tensors.items()}
     owned, modules = list(tensors.values()), _modules(components)
     canonical = {name: names[id(tensor)]
@@ -143,8 +131,8 @@ def apply(plan: Plan, components: Components, optimizer: Optimizers = None,
     for mirror in (dict(m.items()) for m in mirrors):
         for name, tensor in named_tensors(mirror, ties=True).items():
             name = canonical.get(name, name)
-            _check_shapes(plan, {name: tensor}, 'mirror parameter',
-                          'mirror the model that was traced', whole=False)
+            check_shapes({name: plan.shapes.get(name)}, {name: tuple(tensor.shape)},
+                         'mirror parameter', 'mirror the model that was traced')
             names.setdefault(id(tensor), name)
             owned.append(tensor)
         modules += _modules(mirror)
@@ -272,14 +260,8 @@ def rebuild(constructor: Callable[[], Components], plans: Sequence[Plan],
     if weights is not None:
         tensors = _read(weights) if isinstance(weights, (str, Path)) else weights
         own = named_tensors(components)
-        for name in sorted({*own, *tensors}):
-            found, allowed = (tuple(t[name].shape) if name in t else None for t in (tensors, own))
-            if found != allowed:
-                raise GroupError(
-                    explain(f"weights of '{name}' were read", f'they have the shape {found}',
-                            f'{allowed}, as the plans leave it',
-                            'give the plans and the weights of one and the same model')
-                )
+        check_shapes(shapes_of(own), shapes_of(tensors), 'the weight',
+                     'give the plans and the weights of one and the same model')
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])

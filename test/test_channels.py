@@ -284,3 +284,35 @@ def test_text_of_a_group():
         'latent: coupling group of a, b, 4 units, 6 parameters each\n'
         '    a.bias[i], a.weight[i], b.weight[:, i]')
     assert 'stays: an output of the model' in json.dumps([str(g) for g in graph.groups])
+
+
+def test_the_whole_graph_as_text():
+    net, x = two(), torch.zeros(5, 3)
+    graph = trace(net, lambda: [net['b'](net['a'](x))])
+    assert str(graph).count('\n') == 2 * len(graph.groups) - 1
+    assert str(graph['latent']) in str(graph)
+
+
+@pytest.mark.parametrize(('components', 'run', 'said'), [
+    ({'a.b': nn.Linear(3, 4)}, lambda: [torch.zeros(1)], ["'a.b': Linear", 'without a dot']),
+    ({'a': 3}, lambda: [torch.zeros(1)], ["'a': int", 'give modules']),
+    ({'a': nn.Linear(3, 4)}, lambda: None, ['returned NoneType', 'values, reconstructions']),
+], ids=['dot', 'number', 'nothing'])
+def test_what_cannot_be_traced(components, run, said, four_parts):
+    with pytest.raises(GroupError) as error:
+        trace(components, run)
+    four_parts(error, *said)
+
+
+def test_a_failing_run_changes_nothing():
+    """Its error comes through; modes, buffers and switches are as before."""
+    net = two(n=nn.BatchNorm1d(4))
+
+    def run():
+        net['n'].running_mean += 1
+        raise KeyError('mine')
+
+    with pytest.raises(KeyError, match='mine'):
+        trace(net, run)
+    assert net['n'].training and not net['n'].running_mean.any()
+    assert trace(net, lambda: [net['b'](net['n'](net['a'](torch.zeros(5, 3))))]).free

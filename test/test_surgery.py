@@ -460,6 +460,31 @@ def test_types_hooks_and_attributes_stay(dtype):
     assert sorted(seen) == [(5,), (5, 3)]
 
 
+def test_the_device_stays():
+    """Also where there are no values to compare."""
+    net, _, _ = small()
+    plan = Plan.removing(trace(net, lambda: [forward(net, torch.zeros(2, 3))]).groups,
+                         {'latent': (1, 2, 3)})
+    for module in net.values():
+        module.to('meta')
+    apply(plan, net)
+    assert {p.device.type for p in parameters(net)} == {'meta'}
+    assert net['a'].weight.shape == (5, 3)
+
+
+def test_verify_wants_the_models_of_its_plan(four_parts):
+    net, _, _ = small()
+    x = torch.randn(4, 3)
+    plan = Plan.removing(trace(net, lambda: [forward(net, x)]).groups, {'latent': (1,)})
+    before = copy.deepcopy(net)
+    apply(plan, net)
+    for models in ((net, net), (before, before)):
+        with pytest.raises(GroupError) as error:
+            verify(*models, plan, lambda n: [forward(n, x)])
+        four_parts(error, "parameter 'a.bias'", '(8,)', '(7,)')
+    assert verify(before, net, plan, lambda n: [forward(n, x)]) < 1e-6
+
+
 def test_mirrors_of_some_components_and_within_the_model(make_agent):
     """Two targets at once, one of them a part; a mirror that shares a module is cut once."""
     agent = make_agent()
@@ -507,7 +532,7 @@ def test_rebuilt_from_plans_and_weights(tmp_path, four_parts):
             assert torch.equal(one, other)
     with pytest.raises(GroupError) as error:
         rebuild(build_agent_like, plans[:1], tmp_path / 'weights.safetensors')
-    four_parts(error, "weights of 'a.3.bias'", '(3,)', '(5,)')
+    four_parts(error, "the weight 'a.3.bias'", '(3,)', '(5,)')
     with pytest.raises(GroupError) as error:
         rebuild(build_agent_like, plans[1:])
     four_parts(error, 'trace the model again')
