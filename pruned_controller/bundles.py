@@ -172,7 +172,7 @@ class BundleDesk:
 
     def _hand_over(self, model: Model) -> None:
         if self._running():
-            self.switch.pending = model
+            self.switch.offer(model)
         else:
             self.switch.use(model)
 

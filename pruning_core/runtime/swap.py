@@ -10,6 +10,7 @@ the new one are held against bounds: beyond them the loop changes back by itself
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -200,7 +201,7 @@ class ModelSwitch:
     `offer` may be called from any thread; `take` and `judge` belong to the loop.
 
     Attributes:
-        active: acts; `pending` takes its place at the next tick.
+        active: acts.
         previous: what `rolled_back` goes back to, while it is kept.
         quarantined: why models were changed back, by hash; they are not offered again by a topic.
         proven: hash of the last model that came through its probation, or that began.
@@ -210,7 +211,7 @@ class ModelSwitch:
         """Begin with a model that is not on probation."""
         self._settings = settings
         self.active, self.previous = first, None  # type: Model, Model | None
-        self.pending: Model | None = None
+        self._offered: deque[Model] = deque(maxlen=1)  # its operations are atomic
         self.quarantined: dict[str, str] = {}
         self.proven = first.hash
         self._recent: deque[int] = deque(maxlen=max(1, settings.window_ticks))
@@ -219,12 +220,22 @@ class ModelSwitch:
         self._left = 0  # ticks of probation
         self._allowed, self._share_before = math.inf, math.nan
 
+    @property
+    def pending(self) -> Model | None:
+        """The model that takes over at the next tick, if there is one."""
+        try:
+            return self._offered[-1]
+        except IndexError:
+            return None
+
+    def offer(self, model: Model) -> None:
+        """Let a model take over at the next tick; one that was offered before is forgotten."""
+        self._offered.append(model)
+
     def take(self) -> Model:
         """Change the model, if another one is ready, by moving one reference."""
-        pending = self.pending
-        if pending is not None:
-            self.pending = None
-            self.use(pending)
+        with contextlib.suppress(IndexError):
+            self.use(self._offered.popleft())
         return self.active
 
     def use(self, other: Model) -> None:
