@@ -213,3 +213,19 @@ def test_keys_are_demanded_of_every_bundle(open_desk, bundles, tmp_path, four_pa
         receive(desk, bundles[1])
     other = write(tmp_path / 'other', bundles[1].manifest, bundles[1].graphs)
     assert 'replaces' in receive(desk, sign(other.path, load_private(tmp_path / 'a.pem')))
+
+
+def test_a_graph_of_a_newer_operator_set_is_refused_and_the_running_one_stays(
+        open_desk, bundles, tmp_path, four_parts):
+    import onnx
+
+    graph = onnx.load_from_string(bundles[1].graphs['plan_step.onnx'])
+    graph.opset_import[0].version = 999
+    newer = write(tmp_path / 'newer', bundles[1].manifest,
+                  {**bundles[1].graphs, 'plan_step.onnx': graph.SerializeToString()})
+    desk = open_desk(running=True)
+    with pytest.raises(BundleError) as caught:
+        receive(desk, newer)
+    four_parts(caught, 'onnxruntime refused it', 'update onnxruntime')
+    assert desk.switch.pending is None
+    assert desk.switch.active.hash == bundles[0].hash
