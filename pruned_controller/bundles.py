@@ -78,7 +78,8 @@ class BundleDesk:
         self._state = self._read_state()
         self._written = dict(self._state)
         bundle, origin = self._first()
-        model, slowest_s = load(bundle, origin, self._budget())
+        # Only before control begins is there time to measure.
+        model, slowest_s = load(bundle, origin, self._budget(), measure=True)
         self._warn_if_slow(bundle, slowest_s)
         self.switch = ModelSwitch(model, ProbationSettings(
             settings['swap.window_ticks'], settings['swap.max_worse'],

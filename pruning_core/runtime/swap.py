@@ -36,8 +36,8 @@ class PlanBudget:
     """How a planner is made; 0 takes the bundle's own.
 
     Attributes:
-        fit: part of the period for which a choice was measured on this machine before; that choice
-            is taken where there is one. 0: never.
+        fit: part of the period that samples, iterations, threads and more are fitted to. 0: as
+            set here.
     """
 
     samples: int = 0
@@ -46,10 +46,18 @@ class PlanBudget:
     seed: int = 0
     fit: float = 0.0
 
-    def planner(self, bundle: Bundle) -> Planner:
-        """Make a planner; see `Planner` for the errors."""
+    def planner(self, bundle: Bundle, measure: bool) -> Planner:
+        """Make a planner; see `Planner` for the errors.
+
+        Args:
+            bundle: to plan on.
+            measure: fit it where that was not done on this machine before; otherwise take what is
+                set here. It takes all of the processor, a minute or so.
+        """
         known = None
-        if self.fit > 0:
+        if self.fit > 0 and measure:
+            known = fit.fit(bundle, share=self.fit)
+        elif self.fit > 0:
             known = fit.load(bundle, self.fit * bundle.manifest.period_s)
         if known is not None:
             return Planner(bundle, seed=self.seed, **asdict(known.choice))
@@ -94,8 +102,15 @@ def check_contract(bundle: Bundle, running: Manifest) -> None:
             )
 
 
-def load(bundle: Bundle, origin: str, budget: PlanBudget) -> tuple[Model, float]:
+def load(bundle: Bundle, origin: str, budget: PlanBudget, *, measure: bool = False
+         ) -> tuple[Model, float]:
     """Open a bundle for use and warm it up.
+
+    Args:
+        bundle: verified.
+        origin: where it came from.
+        budget: how its planner is made.
+        measure: whether there is time to fit the planner, where that is asked for.
 
     Returns:
         The model, and the slowest of its first plans in seconds.
@@ -104,7 +119,7 @@ def load(bundle: Bundle, origin: str, budget: PlanBudget) -> tuple[Model, float]
         BundleError: its graphs do not load, or do not run together.
         ConfigError: the budget is out of range.
     """
-    planner = budget.planner(bundle)
+    planner = budget.planner(bundle, measure)
     try:
         slowest_s = planner.warm_up()
     except Exception as error:  # onnxruntime's own classes share no public root

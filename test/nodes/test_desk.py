@@ -229,3 +229,22 @@ def test_a_graph_of_a_newer_operator_set_is_refused_and_the_running_one_stays(
     four_parts(caught, 'onnxruntime refused it', 'update onnxruntime')
     assert desk.switch.pending is None
     assert desk.switch.active.hash == bundles[0].hash
+
+
+def test_the_planner_is_fitted_before_control_and_never_during_it(open_desk, bundles,
+                                                                  monkeypatch):
+    from pruning_core.runtime import fit, swap
+
+    choice = fit.Choice(samples=8, iterations=1, horizon=2, threads=1, precision='fp32')
+    made = fit.Fit(choice, 0.0, 0.0, 0.0, 0.0, 0.025, '', {}, ())
+    measured, looked_up = [], []
+    monkeypatch.setattr(swap.fit, 'fit', lambda bundle, share: (
+        measured.append((bundle.hash, share)), made)[1])
+    monkeypatch.setattr(swap.fit, 'load', lambda bundle, budget_s: looked_up.append(budget_s))
+    desk = open_desk(running=True, planner__fit=0.5, planner__samples=16)
+    assert measured == [(bundles[0].hash, 0.5)]
+    assert desk.switch.active.planner.settings.samples == 8
+    receive(desk, bundles[1])
+    assert len(measured) == 1
+    assert looked_up == [pytest.approx(0.025)]
+    assert desk.switch.pending.planner.settings.samples == 16, 'not fitted here yet: as set'
