@@ -78,7 +78,8 @@ class BundleDesk:
         self._state = self._read_state()
         self._written = dict(self._state)
         bundle, origin = self._first()
-        model, slowest_s = load(bundle, origin, self._budget())
+        # Only before control begins is there time to measure.
+        model, slowest_s = load(bundle, origin, self._budget(), measure=True)
         self._warn_if_slow(bundle, slowest_s)
         self.switch = ModelSwitch(model, ProbationSettings(
             settings['swap.window_ticks'], settings['swap.max_worse'],
@@ -172,7 +173,7 @@ class BundleDesk:
 
     def _hand_over(self, model: Model) -> None:
         if self._running():
-            self.switch.pending = model
+            self.switch.offer(model)
         else:
             self.switch.use(model)
 

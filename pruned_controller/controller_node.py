@@ -94,8 +94,8 @@ class ControllerNode(LifecycleNode):
         self._reset_asked = False
         self._failed, self._share = False, math.nan  # of the tick before
         self._decision: Decision | None = None
-        # What the loop would like to be logged: level and text; it never logs itself.
-        self._notes: deque[tuple[str, str]] = deque(maxlen=_MAX_NOTES)
+        # What the loop would like to be logged: kind, and text or error; it never logs itself.
+        self._notes: deque[tuple[str, str | BaseException]] = deque(maxlen=_MAX_NOTES)
         self._since = diagnostics.Since()
         self._told: tuple[Any, ...] = ()
         self._made: list[Callable[[], object]] = []
@@ -378,7 +378,7 @@ class ControllerNode(LifecycleNode):
                 plan = self._faults.plan(plan)
         except Exception as error:  # the supervisor holds, then falls back, and says so
             self._failed = True
-            self._note_failure(error)
+            self._notes.append(('failed tick', error))
             return None
         self._failed = not bool(np.isfinite(plan.action).all())
         return plan
@@ -395,13 +395,9 @@ class ControllerNode(LifecycleNode):
             self._loop.slew(-off if off < period / 2 else period - off)
 
     def _on_tick_error(self, error: BaseException) -> None:
-        self._note_failure(error)
+        self._notes.append(('failed tick', error))
         if self._loop is not None:
             self._safe_command()  # the robot must still get a command it can live with
-
-    def _note_failure(self, error: BaseException) -> None:
-        self._notes.append(
-            ('error', 'a tick failed: ' + ''.join(traceback.format_exception(error))))
 
     # ---- observations ------------------------------------------------------------------------
 
@@ -552,13 +548,15 @@ class ControllerNode(LifecycleNode):
     def _tell(self) -> None:
         """Publish mode and model where they changed, and log what the loop could not."""
         while self._notes:
-            level, text = self._notes.popleft()
-            if level == 'info':
-                self.get_logger().info(text)
-            elif text.startswith('a tick failed'):
-                self.get_logger().error(text, throttle_duration_sec=1.0)
+            kind, what = self._notes.popleft()
+            if isinstance(what, BaseException):
+                self.get_logger().error(
+                    f'a tick failed: {"".join(traceback.format_exception(what))}',
+                    throttle_duration_sec=1.0)
+            elif kind == 'info':
+                self.get_logger().info(what)
             else:
-                self.get_logger().error(text)
+                self.get_logger().error(what)
         desk, decision = self._desk, self._decision
         if desk is None:
             return

@@ -41,9 +41,6 @@ CONTROLLER = (
     Parameter('planner.threads', 1, 'onnxruntime threads', 1, 64, fixed=True),
     Parameter('planner.budget', 0.0, 'Seconds a plan may take, stopping early with the best so '
               'far; 0: all iterations, however long', 0.0, 60.0),
-    Parameter('planner.fit', 0.0, 'Part of the period that plans were fitted to here, by python '
-              '-m pruning_core bench; that choice is taken where there is one. 0: never',
-              0.0, 10.0, fixed=True),
     Parameter('planner.seed', 0, 'Seed of the sampling noise', 0, 2**31 - 1, fixed=True),
     Parameter('observation_timeout', 0.5, 'Seconds after which an observation is stale', 1e-3,
               60.0, fixed=True),

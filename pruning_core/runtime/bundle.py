@@ -232,13 +232,35 @@ def _place(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def sign(folder: Path, key: PrivateKey) -> Bundle:
-    """Sign a bundle where it lies; its identity stays.
+    """Sign a bundle where it lies; its identity stays, and so does what else is in the folder.
 
     Raises:
         BundleError: it does not verify, or cannot be written.
     """
     bundle = open_bundle(folder)
-    return _place(replace(bundle, signature=signatures.sign(bundle.manifest_bytes, key)), folder)
+    signature = signatures.sign(bundle.manifest_bytes, key)
+    try:
+        return _put_signature(bundle, folder, signature)
+    except OSError as error:
+        raise BundleError(
+            explain(f"bundle '{folder}' was to be signed", str(error),
+                    'a folder that can be written', 'check its permissions')
+        ) from error
+
+
+def _put_signature(bundle: Bundle, folder: Path, signature: bytes) -> Bundle:
+    """Write a signature beside the manifest, whole or not at all; raises OSError."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f'.{SIGNATURE}.', delete=False) as file:
+        try:
+            file.write(signature)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, folder / SIGNATURE)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    return replace(bundle, signature=signature, path=folder)
 
 
 def _former(folder: Path) -> Path:
@@ -348,11 +370,12 @@ def unpack(data: bytes, store: Path, expect_hash: str | None = None,
     folder = store / bundle.hash[:16]
     if folder.is_dir():
         try:
-            stored = open_bundle(folder, bundle.hash, key)
+            stored = open_bundle(folder, bundle.hash)
             if bundle.signature in (None, stored.signature):
                 return stored
+            return _put_signature(stored, folder, bundle.signature)
         except BundleError:
-            # Damaged since it was stored, or not signed; the verified one takes its place.
+            # Damaged since it was stored; the verified one takes its place.
             shutil.rmtree(folder)
     try:
         return _place(bundle, folder)

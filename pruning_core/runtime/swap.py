@@ -10,6 +10,7 @@ the new one are held against bounds: beyond them the loop changes back by itself
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -35,8 +36,8 @@ class PlanBudget:
     """How a planner is made; 0 takes the bundle's own.
 
     Attributes:
-        fit: part of the period for which a choice was measured on this machine before; that choice
-            is taken where there is one. 0: never.
+        fit: part of the period that samples, iterations, threads and more are fitted to. 0: as
+            set here.
     """
 
     samples: int = 0
@@ -45,10 +46,18 @@ class PlanBudget:
     seed: int = 0
     fit: float = 0.0
 
-    def planner(self, bundle: Bundle) -> Planner:
-        """Make a planner; see `Planner` for the errors."""
+    def planner(self, bundle: Bundle, measure: bool) -> Planner:
+        """Make a planner; see `Planner` for the errors.
+
+        Args:
+            bundle: to plan on.
+            measure: fit it where that was not done on this machine before; otherwise take what is
+                set here. It takes all of the processor, a minute or so.
+        """
         known = None
-        if self.fit > 0:
+        if self.fit > 0 and measure:
+            known = fit.fit(bundle, share=self.fit)
+        elif self.fit > 0:
             known = fit.load(bundle, self.fit * bundle.manifest.period_s)
         if known is not None:
             return Planner(bundle, seed=self.seed, **asdict(known.choice))
@@ -93,8 +102,15 @@ def check_contract(bundle: Bundle, running: Manifest) -> None:
             )
 
 
-def load(bundle: Bundle, origin: str, budget: PlanBudget) -> tuple[Model, float]:
+def load(bundle: Bundle, origin: str, budget: PlanBudget, *, measure: bool = False
+         ) -> tuple[Model, float]:
     """Open a bundle for use and warm it up.
+
+    Args:
+        bundle: verified.
+        origin: where it came from.
+        budget: how its planner is made.
+        measure: whether there is time to fit the planner, where that is asked for.
 
     Returns:
         The model, and the slowest of its first plans in seconds.
@@ -103,7 +119,7 @@ def load(bundle: Bundle, origin: str, budget: PlanBudget) -> tuple[Model, float]
         BundleError: its graphs do not load, or do not run together.
         ConfigError: the budget is out of range.
     """
-    planner = budget.planner(bundle)
+    planner = budget.planner(bundle, measure)
     try:
         slowest_s = planner.warm_up()
     except Exception as error:  # onnxruntime's own classes share no public root
@@ -200,7 +216,7 @@ class ModelSwitch:
     `offer` may be called from any thread; `take` and `judge` belong to the loop.
 
     Attributes:
-        active: acts; `pending` takes its place at the next tick.
+        active: acts.
         previous: what `rolled_back` goes back to, while it is kept.
         quarantined: why models were changed back, by hash; they are not offered again by a topic.
         proven: hash of the last model that came through its probation, or that began.
@@ -210,7 +226,7 @@ class ModelSwitch:
         """Begin with a model that is not on probation."""
         self._settings = settings
         self.active, self.previous = first, None  # type: Model, Model | None
-        self.pending: Model | None = None
+        self._offered: deque[Model] = deque(maxlen=1)  # its operations are atomic
         self.quarantined: dict[str, str] = {}
         self.proven = first.hash
         self._recent: deque[int] = deque(maxlen=max(1, settings.window_ticks))
@@ -219,12 +235,22 @@ class ModelSwitch:
         self._left = 0  # ticks of probation
         self._allowed, self._share_before = math.inf, math.nan
 
+    @property
+    def pending(self) -> Model | None:
+        """The model that takes over at the next tick, if there is one."""
+        try:
+            return self._offered[-1]
+        except IndexError:
+            return None
+
+    def offer(self, model: Model) -> None:
+        """Let a model take over at the next tick; one that was offered before is forgotten."""
+        self._offered.append(model)
+
     def take(self) -> Model:
         """Change the model, if another one is ready, by moving one reference."""
-        pending = self.pending
-        if pending is not None:
-            self.pending = None
-            self.use(pending)
+        with contextlib.suppress(IndexError):
+            self.use(self._offered.popleft())
         return self.active
 
     def use(self, other: Model) -> None:

@@ -213,3 +213,38 @@ def test_keys_are_demanded_of_every_bundle(open_desk, bundles, tmp_path, four_pa
         receive(desk, bundles[1])
     other = write(tmp_path / 'other', bundles[1].manifest, bundles[1].graphs)
     assert 'replaces' in receive(desk, sign(other.path, load_private(tmp_path / 'a.pem')))
+
+
+def test_a_graph_of_a_newer_operator_set_is_refused_and_the_running_one_stays(
+        open_desk, bundles, tmp_path, four_parts):
+    import onnx
+
+    graph = onnx.load_from_string(bundles[1].graphs['plan_step.onnx'])
+    graph.opset_import[0].version = 999
+    newer = write(tmp_path / 'newer', bundles[1].manifest,
+                  {**bundles[1].graphs, 'plan_step.onnx': graph.SerializeToString()})
+    desk = open_desk(running=True)
+    with pytest.raises(BundleError) as caught:
+        receive(desk, newer)
+    four_parts(caught, 'onnxruntime refused it', 'update onnxruntime')
+    assert desk.switch.pending is None
+    assert desk.switch.active.hash == bundles[0].hash
+
+
+def test_the_planner_is_fitted_before_control_and_never_during_it(open_desk, bundles,
+                                                                  monkeypatch):
+    from pruning_core.runtime import fit, swap
+
+    choice = fit.Choice(samples=8, iterations=1, horizon=2, threads=1, precision='fp32')
+    made = fit.Fit(choice, 0.0, 0.0, 0.0, 0.0, 0.025, '', {}, ())
+    measured, looked_up = [], []
+    monkeypatch.setattr(swap.fit, 'fit', lambda bundle, share: (
+        measured.append((bundle.hash, share)), made)[1])
+    monkeypatch.setattr(swap.fit, 'load', lambda bundle, budget_s: looked_up.append(budget_s))
+    desk = open_desk(running=True, planner__fit=0.5, planner__samples=16)
+    assert measured == [(bundles[0].hash, 0.5)]
+    assert desk.switch.active.planner.settings.samples == 8
+    receive(desk, bundles[1])
+    assert len(measured) == 1
+    assert looked_up == [pytest.approx(0.025)]
+    assert desk.switch.pending.planner.settings.samples == 16, 'not fitted here yet: as set'

@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_msgs.msg import Float64MultiArray, String, UInt8MultiArray
 from std_srvs.srv import Trigger
 
@@ -194,3 +195,11 @@ def test_each_command_names_its_model(controlled, bundles, until):
     assert controller.trigger_activate() == GOOD
     until(lambda: len(labels) > 5, 'commands')
     assert set(labels) == {bundles[0].hash}
+
+
+def test_faults_can_be_made_only_where_they_were_enabled_at_configuring(node, bundles, tmp_path):
+    controller = node(ControllerNode, bundle=bundles[0].path, store=tmp_path / 'store')
+    assert controller.trigger_configure() == GOOD
+    result, = controller.set_parameters([Parameter('fault_injection.plan', value='nan')])
+    assert not result.successful
+    assert 'fault_injection.enabled is false' in result.reason

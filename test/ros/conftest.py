@@ -61,12 +61,23 @@ class System:
                  str: ('string_value', ParameterType.PARAMETER_STRING),
                  bool: ('bool_value', ParameterType.PARAMETER_BOOL)}
         field, kind = kinds[type(value)]
+        request = SetParameters.Request(parameters=[Parameter(
+            name=name, value=ParameterValue(type=kind, **{field: value}))])
         client = self.observer.node.create_client(SetParameters, f'{node}/set_parameters')
-        assert client.wait_for_service(10.0)
-        future = client.call_async(SetParameters.Request(parameters=[Parameter(
-            name=name, value=ParameterValue(type=kind, **{field: value}))]))
-        self.until('the parameter service', future.done)
-        return future.result().results[0]
+        try:
+            # A node that was killed seems to be there for a while, and never answers: ask again.
+            for _ in range(10):
+                assert client.wait_for_service(30.0)
+                future = client.call_async(request)
+                end = time.monotonic() + 5.0
+                while not future.done() and time.monotonic() < end:
+                    self.processes.check()
+                    time.sleep(0.01)
+                if future.done():
+                    return future.result().results[0]
+            raise AssertionError(f'{node} does not answer')
+        finally:
+            self.observer.node.destroy_client(client)
 
     def close(self) -> None:
         self.processes.stop()

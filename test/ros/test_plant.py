@@ -74,3 +74,12 @@ def test_what_it_cannot_be_is_said_and_it_ends(system, parameters, words):
     for word in words:
         assert word.lower() in system.processes.log('plant').lower()
     assert 'Traceback' not in system.processes.log('plant')
+
+
+@pytest.mark.parametrize('kind, broken', [
+    ('nan', lambda o: all(map(math.isnan, o))), ('short', lambda o: len(o) == 2)])
+def test_a_faulty_plant_publishes_what_it_is_told_to(system, kind, broken):
+    observations = listen(system, Float64MultiArray, 'observation')
+    system.start('plant', **{'fault_injection.enabled': True, 'fault_injection.observation': kind})
+    system.until('observations', lambda: observations)
+    assert broken(observations[0].data)

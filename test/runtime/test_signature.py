@@ -50,6 +50,15 @@ def test_a_signature_changes_neither_identity_nor_content(folder, bundle, mine, 
     assert sign(folder, mine).signature == signed.signature, 'Ed25519 is deterministic'
 
 
+def test_signing_leaves_what_else_lies_in_the_folder(folder, mine, contents):
+    (folder / 'fit.json').write_text('{"measured": "here"}')
+    before = contents(folder)
+    sign(folder, mine)
+    after = contents(folder)
+    assert after.pop(SIGNATURE)
+    assert after == before
+
+
 def test_unsigned_bundles_are_refused_where_a_key_is_configured(folder, bundle, robot, tmp_path):
     refused(open_bundle, folder, match='it is not signed', key=robot)
     refused(unpack, pack(bundle), tmp_path / 's', match='it is not signed', key=robot)

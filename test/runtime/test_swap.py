@@ -45,7 +45,7 @@ def switched(window=100, worse=0.05, loss=0.3, before=(), share_before=math.nan)
     switch = ModelSwitch(first, ProbationSettings(window, worse, loss))
     for failed in before:
         assert switch.judge(failed, share_before) == ''
-    switch.pending = second
+    switch.offer(second)
     assert switch.take() is second
     return switch, first, second
 
@@ -54,6 +54,15 @@ def test_one_reference_changes_between_two_ticks_and_only_once():
     switch, first, second = switched()
     assert switch.take() is second
     assert (switch.active, switch.previous, switch.pending) == (second, first, None)
+
+
+def test_of_two_offers_between_two_ticks_the_later_one_counts():
+    switch, third = ModelSwitch(model('a'), ProbationSettings()), model('c')
+    switch.offer(model('b'))
+    switch.offer(third)
+    assert switch.pending is third
+    assert switch.take() is third
+    assert switch.pending is None
 
 
 def test_a_model_that_does_well_proves_itself_at_the_end_of_its_window():
@@ -111,7 +120,7 @@ def test_stability_that_is_not_measurable_is_not_judged(before, after):
 def test_a_second_change_within_the_window_goes_back_to_what_proved_itself():
     switch, first, _ = switched(window=100)
     third = model('c')
-    switch.pending = third
+    switch.offer(third)
     assert switch.take() is third
     while not switch.judge(True, math.nan):
         pass
@@ -120,7 +129,7 @@ def test_a_second_change_within_the_window_goes_back_to_what_proved_itself():
 
 def test_what_a_person_asked_for_is_not_changed_back():
     switch, first, _ = switched(window=100)
-    switch.pending = Model(first.planner, first.monitor, first.bundle, 'rollback', watched=False)
+    switch.offer(Model(first.planner, first.monitor, first.bundle, 'rollback', watched=False))
     assert switch.take().hash == first.hash
     assert not any(switch.judge(True, math.nan) for _ in range(500))
     assert switch.active.hash == first.hash
@@ -128,7 +137,7 @@ def test_what_a_person_asked_for_is_not_changed_back():
 
 def test_another_size_of_the_same_bundle_is_no_rollback_and_no_probation():
     switch = ModelSwitch(model('a'), ProbationSettings())
-    switch.pending = model('a')
+    switch.offer(model('a'))
     switch.take()
     assert switch.previous is None
     assert not switch.on_probation
@@ -165,7 +174,7 @@ def test_each_tick_has_one_model_and_the_count_of_failures_is_exact(events):
             number += 1
             fresh = model('x')
             fresh.bundle.hash = f'{number:064x}'
-            switch.pending = fresh
+            switch.offer(fresh)
         taken = switch.take()
         assert taken is switch.active
         if taken is not before:
