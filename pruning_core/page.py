@@ -50,7 +50,8 @@ code{padding:.1rem .3rem;overflow-wrap:anywhere}
 pre{padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere}
 summary{cursor:pointer;margin:.8rem 0 .3rem}
 @media(max-width:44rem){body{font-size:15px;padding:.6rem 1rem 2rem}
-table{font-size:.82rem}td,th{padding-right:.5rem}.wide{display:none}.narrow{display:block}}
+table{font-size:.82rem}td,th{padding-right:.5rem}
+td.n{white-space:normal;overflow-wrap:normal}.wide{display:none}.narrow{display:block}}
 @media print{body{max-width:none}}
 """
 # What a figure is drawn with, and what it becomes in a page.

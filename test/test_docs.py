@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pruning_core.cli import DONE, parser
 
@@ -24,6 +25,14 @@ PAGES = sorted(DOCS.rglob('*.md'))
 TRIED = ('getting_started.md', 'howto/reports.md', 'howto/record.md', 'tutorials/robot.md',
          'tutorials/study.md', 'install.md', 'howto/live.md')
 BLOCK = re.compile(r'(?:<!-- (run|not run)(?:: (.*?))? -->\n)?```(\w*)\n(.*?)^```', re.M | re.S)
+SMALLER = {
+    'env': {'max_episode_steps': 20},
+    'network': {'latent': 8, 'encoder_hidden': 24, 'hidden': 24},
+    'planner': {'horizon': 2, 'samples': 16, 'policy_samples': 2, 'elites': 4, 'iterations': 2},
+    'training': {'update_ratio': 1.0},
+    'importance': {'every': 1, 'warmup': 3},
+    'pruning': {'multiple': 4, 'floor': 4, 'gate_samples': 8, 'gate_iterations': 1},
+}
 # Pages that the hook of mkdocs makes.
 MADE = {DOCS / 'reference' / 'commands.md', DOCS / 'reference' / 'settings.md'}
 
@@ -107,13 +116,10 @@ def test_the_commands_run_in_their_order(tmp_path, monkeypatch, capsys, main):
     shutil.copytree(ROOT / 'config', 'config')
     # Smaller than small, so that the walk through all pages is short.
     quick = Path('config/pendulum_quick.yaml')
-    quick.write_text(quick.read_text().replace('latent: 24', 'latent: 8').replace(
-        'hidden: 128', 'hidden: 24').replace('hidden: 64', 'hidden: 24').replace(
-            'env:\n', (
-                'planner:\n  horizon: 2\n  samples: 16\n  policy_samples: 2\n  elites: 4\n'
-                '  iterations: 2\npruning:\n  multiple: 4\n  floor: 4\n  gate_samples: 8\n'
-                '  gate_iterations: 1\nimportance:\n  warmup: 3\nenv:\n'
-                '  max_episode_steps: 20\n')))
+    settings = yaml.safe_load(quick.read_text())
+    for section, changed in SMALLER.items():
+        settings.setdefault(section, {}).update(changed)
+    quick.write_text(yaml.safe_dump(settings))
     assert run_page('getting_started.md') >= 4
     assert run_page('howto/reports.md') == 2
     assert run_page('howto/record.md') == 2
