@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What measuring importance costs: updates with and without it, in turn; memory; growth.
 
-The reference agent (1.49 M parameters, batch 512, horizon 5) is updated in blocks of ten: without
-anything, with all three signals of every unit and the sparsity pressure at every update, and with
-both at every fifth. The blocks take turns, each update's time is the median over the rounds, and
-an overhead is the sum over a block against the sum without. `own share` is another witness: the
-time spent inside the tracker and the pressure, by their own clock, over the rest of the update.
+The reference agent (1.49 M parameters, batch 512, horizon 5) is updated without anything, with
+all three signals of every unit and the sparsity pressure at every update, and with both at every
+fifth. The three take turns after every second update. Ten updates make a cycle (the policy is
+trained at every second one); the time of each of the ten is its lower quartile over the cycles,
+because what else the machine does only ever adds; an overhead is the sum over the cycle against
+the sum without. `own` is another witness: the same of the time inside tracker and pressure alone.
 
     python benchmarks/importance.py --json importance.json
 """
@@ -32,7 +33,7 @@ from pruning_core.networks import Widths, count_parameters
 from pruning_core.replay import Replay
 from pruning_core.sparsity import SparsityPressure
 
-BLOCK = 10  # a multiple of policy_every and of 5
+CYCLE = 10  # updates; a multiple of policy_every and of 5
 REFERENCE = {'agent': {'batch_size': 512, 'horizon': 5},
              'importance': {'warmup': 2}, 'sparsity': {'schedule': 'cosine'}}
 
@@ -41,8 +42,9 @@ class Side:
     """One way to do updates: with nothing, or with tracker and pressure every so often."""
 
     def __init__(self, agent: Agent, every: int) -> None:
-        self.agent, self.every, self.seconds = agent, every, []
-        self.inside = 0.0
+        self.agent, self.every, self.count = agent, every, 0
+        self.times = [[] for _ in range(CYCLE)]  # (whole update, inside) in seconds, by position
+        self._inside = 0.0
         if every:
             graph, components = agent.graph(), dict(agent.components.items())
             self.tracker = ImportanceTracker(graph, components,
@@ -53,31 +55,25 @@ class Side:
     def observe(self) -> None:
         began = time.perf_counter()
         self.tracker.observe()
-        self.inside += time.perf_counter() - began
+        self._inside += time.perf_counter() - began
 
-    def block(self, batch) -> None:
+    def update(self, batch) -> None:
         self.agent.on_gradients = self.observe if self.every else lambda: None
-        times = []
-        for _ in range(BLOCK):
-            began = time.perf_counter()
-            self.agent.update(batch)
-            if self.every:
-                mine = time.perf_counter()
-                self.pressure.step(1e-3)
-                self.tracker.step()
-                self.inside += time.perf_counter() - mine
-            times.append(time.perf_counter() - began)
-        self.seconds.append(times)
+        self._inside = 0.0
+        began = time.perf_counter()
+        self.agent.update(batch)
+        if self.every:
+            mine = time.perf_counter()
+            self.pressure.step(1e-3)
+            self.tracker.step()
+            self._inside += time.perf_counter() - mine
+        self.times[self.count % CYCLE].append((time.perf_counter() - began, self._inside))
+        self.count += 1
 
     @property
-    def update_s(self) -> float:
-        """Mean over a block of each update's median over the rounds."""
-        return float(np.mean(np.median(self.seconds[1:], axis=0)))
-
-    @property
-    def own_share(self) -> float:
-        total = float(np.sum(self.seconds))
-        return self.inside / (total - self.inside)
+    def cycle_s(self) -> np.ndarray:
+        """Seconds of a cycle of updates, and of what is ours in it."""
+        return np.sum([np.quantile(t[1:], 0.25, axis=0) for t in self.times], axis=0)
 
 
 def overheads(rounds: int) -> dict[str, float]:
@@ -93,16 +89,17 @@ def overheads(rounds: int) -> dict[str, float]:
     batch = replay.sample(rng, config.agent.batch_size, config.agent.horizon)
     sides = {'off': Side(agent, 0), 'every_update': Side(agent, 1), 'every_5': Side(agent, 5)}
     names = list(sides)
-    for r in range(rounds + 1):  # the first warms up and does not count
-        for name in names[r % 3:] + names[:r % 3]:
-            sides[name].block(batch)
-    off = sides['off'].update_s
+    for turn in range((rounds + 1) * CYCLE // 2):  # the first cycle warms up and does not count
+        for name in names[turn % 3:] + names[:turn % 3]:
+            for _ in range(2):
+                sides[name].update(batch)
+    off = sides['off'].cycle_s[0]
     parameters = count_parameters(agent.components)
     own = sides['every_update']
     return {
-        'parameters': parameters, 'update_ms': 1e3 * off,
-        **{f'overhead_{n}': sides[n].update_s / off - 1 for n in names[1:]},
-        **{f'own_share_{n}': sides[n].own_share for n in names[1:]},
+        'parameters': parameters, 'update_ms': 1e3 * off / CYCLE,
+        **{f'overhead_{n}': sides[n].cycle_s[0] / off - 1 for n in names[1:]},
+        **{f'own_{n}': sides[n].cycle_s[1] / off for n in names[1:]},
         'memory_over_parameters': (held(own.tracker) + held(own.pressure)) / (4 * parameters),
     }
 
@@ -152,7 +149,7 @@ def growth(widths: list[int], repeats: int) -> list[dict[str, float]]:
             pressure.step(1e-3)
             times.append(time.perf_counter() - began)
         parameters = sum(p.numel() for p in net.parameters())
-        seconds = float(np.median(times[1:]))
+        seconds = float(np.quantile(times[1:], 0.25))
         rows.append({'parameters': parameters, 'ms': 1e3 * seconds,
                      'ns_per_parameter': 1e9 * seconds / parameters,
                      'memory_over_parameters': (held(tracker) + held(pressure)) / 4 / parameters})
@@ -163,7 +160,7 @@ def main() -> None:
     """Print both tables; write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures here, too')
-    parser.add_argument('--rounds', type=int, default=15, help='blocks of ten updates per side')
+    parser.add_argument('--rounds', type=int, default=15, help='cycles of ten updates per side')
     parser.add_argument('--threads', type=int, default=2, help='torch threads')
     parser.add_argument('--widths', type=int, nargs='*', default=[512, 1024, 2048, 4096],
                         help='of the square layers whose number of parameters grows')
@@ -174,7 +171,7 @@ def main() -> None:
           f'{options.threads} threads: {found["update_ms"]:.1f} ms an update')
     for name in ('every_update', 'every_5'):
         print(f'  {name:13s} overhead {found[f"overhead_{name}"]:+.2%}, '
-              f'own share {found[f"own_share_{name}"]:.2%}')
+              f'own {found[f"own_{name}"]:.2%}')
     print(f'  memory        {found["memory_over_parameters"]:.2f} of the parameters')
     rows = growth(options.widths, 7)
     for row in rows:

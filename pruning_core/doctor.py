@@ -41,6 +41,7 @@ Array = npt.NDArray[np.float64]
 _LASTS = 5  # rows that a state must last, and over which means are taken
 _VANISHED, _EXPLODED = 1e-4, 100.0
 _REORDERED = 0.2  # 1 - Kendall's tau between neighbouring rows
+_PAIRS = 500  # of such rows, at most: a long run is looked at as fast as a short one
 
 
 class Finding(NamedTuple):
@@ -172,8 +173,9 @@ def _gamma(history: History, gamma: float) -> Iterator[Finding]:
     smooth = np.stack([_centred(history.signals['gradient'][:, g])
                        for g in range(len(history.groups))], axis=1)
     ema = history.signals['gradient'][_LASTS:-_LASTS]
-    noisy, steady = (1 - np.nanmedian([agreement(a, b) for a, b in zip(v[:-1], v[1:], strict=True)]
-                                      ) for v in (ema, smooth[_LASTS:-_LASTS]))
+    pairs = np.unique(np.linspace(0, len(ema) - 2, _PAIRS).astype(int))
+    noisy, steady = (1 - np.nanmedian([agreement(v[i], v[i + 1]) for i in pairs])
+                     for v in (ema, smooth[_LASTS:-_LASTS]))
     if noisy > _REORDERED and steady < noisy / 2:
         yield Finding('gamma too low', '', None,
                       f"Kendall's tau between one row of the history and the next is "

@@ -24,6 +24,16 @@ def tracker_of(net, **settings):
                              ImportanceConfig(**{'warmup': 1, **settings}))
 
 
+def sized(given):
+    """The signs of gradients, with magnitudes 1, 100 and 10 in units 0, 1 and 2."""
+    for g in given:
+        for i, size in enumerate((1.0, 100.0, 10.0)):
+            for name in NAMES:
+                part = np.s_[:, i] if name == 'b.weight' else np.s_[i]
+                g[name][part] = size * np.sign(g[name][part])
+    return given
+
+
 def smoothed(values, gamma):
     """The definition: I~ from 0, divided by 1 - gamma^t."""
     ema = np.zeros(UNITS)
@@ -83,12 +93,7 @@ def test_bayesian_by_hand(net, scale):
 def test_larger_gradients_are_more_important(net):
     """The posterior must not invert the ranking, as one over a rate would."""
     tracker = tracker_of(net, gamma=0.9, warmup=3)
-    given = net.drawn(12)
-    for g in given:
-        for i, size in enumerate((1.0, 100.0, 10.0)):
-            for name in NAMES:
-                part = np.s_[:, i] if name == 'b.weight' else np.s_[i]
-                g[name][part] = size * np.sign(g[name][part])
+    given = sized(net.drawn(12))
     net.feed(tracker, given)
     for score in (*SIGNALS, 'combined'):
         assert np.argsort(tracker.unit_scores(score)['latent']).tolist() == [0, 2, 1], score
@@ -356,12 +361,7 @@ def test_summary(observed):
 def test_agreement_of_the_signals(net):
     """Where every slice of a unit has one magnitude, the three signals must rank alike."""
     tracker = tracker_of(net, warmup=2)
-    given = net.drawn(4)
-    for g in given:
-        for i, size in enumerate((1.0, 100.0, 10.0)):
-            for name in NAMES:
-                part = np.s_[:, i] if name == 'b.weight' else np.s_[i]
-                g[name][part] = size * np.sign(g[name][part])
+    given = sized(net.drawn(4))
     net.feed(tracker, given)
     assert tracker.signal_agreement() == {
         'gradient-fisher': 1, 'gradient-bayesian': 1, 'fisher-bayesian': 1}
