@@ -47,6 +47,7 @@ from pruning_core.replay import Batch, Replay
 from pruning_core.training import Trainer
 
 QUICK = Path(__file__).resolve().parent.parent / 'config' / 'pendulum_quick.yaml'
+Clock = Callable[[], float]
 DISCOUNT, RHO, TAU, CLIP, STD = 0.99, 0.5, 0.01, 10.0, 0.05
 
 
@@ -131,21 +132,21 @@ def filled(observations: int = 3, actions: int = 1) -> Replay:
     return replay
 
 
-def timed(does: Callable[[], object], calls: int = 1) -> float:
+def timed(does: Callable[[], object], clock: Clock, calls: int = 1) -> float:
     """Seconds of a call, the mean of so many."""
-    started = time.perf_counter()
+    started = clock()
     for _ in range(calls):
         does()
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
-def typical(does: Callable[[], object], times: int) -> float:
+def typical(does: Callable[[], object], clock: Clock, times: int) -> float:
     """Seconds of a call, the median of so many: a machine that stalls once does not count."""
-    timed(does, 3)
-    return float(np.median([timed(does) for _ in range(times)]))
+    timed(does, clock, 3)
+    return float(np.median([timed(does, clock) for _ in range(times)]))
 
 
-def updates(rounds: int, batch: int, horizon: int) -> dict[str, float]:
+def updates(rounds: int, batch: int, horizon: int, clock: Clock) -> dict[str, float]:
     """Median seconds of an update at the reference's sizes: theirs, and ours in three settings."""
     replay, rng = filled(), np.random.default_rng(0)
 
@@ -163,24 +164,24 @@ def updates(rounds: int, batch: int, horizon: int) -> dict[str, float]:
         drawn = replay.sample(rng, batch, horizon)
         for name, contestant in contestants.items():
             # Two at a time: ours updates its policy every second time.
-            taken = timed(partial(contestant.update, drawn), 2)
+            taken = timed(partial(contestant.update, drawn), clock, 2)
             if i:  # the first one allocates
                 seconds[name].append(taken)
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def quick(config: Config, steps: int) -> dict[str, float]:
+def quick(config: Config, steps: int, clock: Clock) -> dict[str, float]:
     """Seconds of the whole quick training: ours, and the reference's way, reckoned from a part.
 
     The other does one update a decision, as the reference does; both act at random in the first
     episodes. Ours also measures importance, writes its metrics and its folder; that is not
     reckoned for the other.
     """
-    started = time.perf_counter()
+    started = clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder) / 'run')
         trainer.run()
-        ours, replay = time.perf_counter() - started, trainer.replay
+        ours, replay = clock() - started, trainer.replay
     t, c = config.training, config.agent
     reference, rng = Reference(config.network, 3, 1), np.random.default_rng(0)
 
@@ -190,10 +191,10 @@ def quick(config: Config, steps: int) -> dict[str, float]:
     def planning(planner_config: PlannerConfig) -> float:
         planner = TorchPlanner(reference.net, planner_config, DISCOUNT, STD, SeededNoise([0]))
         observation = torch.zeros(1, 3)
-        return typical(lambda: planner.plan(observation), steps)
+        return typical(lambda: planner.plan(observation), clock, steps)
 
     # The defaults are the reference's: 5 steps ahead, 512 plans, 6 refinements.
-    update_s, full_s = typical(update, steps), planning(PlannerConfig())
+    update_s, full_s = typical(update, clock, steps), planning(PlannerConfig())
     cheap = PlannerConfig().scaled(t.collect_samples, t.collect_iterations)
     cheap_s = planning(replace(cheap, horizon=t.collect_horizon or cheap.horizon))
     planned = trainer.decisions * (1 - t.random_episodes / t.episodes)
@@ -214,14 +215,18 @@ def main() -> None:
                         help="steps of the reference's way from which the whole is reckoned")
     parser.add_argument('--default-memory', action='store_true',
                         help='leave the C library as it is; training keeps freed memory')
+    parser.add_argument('--cpu-time', action='store_true',
+                        help="count this process's CPU time: where others use the machine, too")
     parser.add_argument('--no-quick', action='store_true', help='updates alone')
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     torch.set_num_threads(options.threads)
     if not options.default_memory:
         keep_freed_memory()  # as training does; the reference has it from it, too
-    taken = updates(options.rounds, options.batch, options.horizon)
-    facts: dict[str, float | int] = {
-        'threads': options.threads, 'batch': options.batch, 'horizon': options.horizon,
+    taken = updates(options.rounds, options.batch, options.horizon, clock)
+    facts: dict[str, float | str] = {
+        'threads': options.threads, 'clock': 'cpu' if options.cpu_time else 'wall',
+        'batch': options.batch, 'horizon': options.horizon,
         **{f'update_{name.replace(" ", "_")}_ms': round(1e3 * s, 1) for name, s in taken.items()},
         'updates_ratio_to_reference': round(taken['reference'] / taken['bfloat16'], 2),
         'updates_ratio_float32': round(taken['reference'] / taken['float32'], 2),
@@ -229,7 +234,7 @@ def main() -> None:
     if not options.no_quick:
         config = configuration.load(QUICK, [f'training.threads={options.threads}',
                                             'training.evaluate_every=0'])
-        whole = quick(config, options.steps)
+        whole = quick(config, options.steps, clock)
         facts.update({
             **{f'quick_{name.replace(" ", "_")}_s': round(s, 1) for name, s in whole.items()},
             'quick_training_ratio': round(whole['reference'] / whole['ours'], 2),
