@@ -67,12 +67,13 @@ def main() -> None:
     _, template, _ = prepare(load_run(find('pendulum_dense')))
     work = {f'{name} {value}': Planned(bundle_of(template, {**BASE, name: value}))
             for name, values in CHANGED.items() for value in values}
-    timings, rate = time_together(work, o.seconds, least=8)
+    timings, rates = time_together(work, o.seconds, least=8)
     result: dict[str, Any] = {}
     print(f'{"size":12s} {"exponent":>8s} {"of the floor":>13s}   median ms')
     for name, values in CHANGED.items():
         ms = [1e3 * timings[f'{name} {v}'].p50_s for v in values]
-        floor = [1e3 * of_planner(work[f'{name} {v}'].planner) / rate for v in values]
+        floor = [1e3 * of_planner(work[f'{name} {v}'].planner) / rates[f'{name} {v}']
+                 for v in values]
         slope, floor_slope = (float(np.polyfit(np.log(values), np.log(y), 1)[0])
                               for y in (ms, floor))
         result[name] = {'values': list(values), 'ms': ms, 'floor_ms': floor, 'exponent': slope,

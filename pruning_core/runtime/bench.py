@@ -4,12 +4,13 @@
 
 A bundle in, timings out, with numpy and onnxruntime alone. The floor of a plan is its number of
 floating-point operations over the rate at which this very process multiplies matrices, measured
-between the plans: what no planner on this processor and in this precision gets below.
+after each plan for as long: what no planner on this processor and in this precision gets below.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,20 +88,19 @@ class MatrixRate:
         self._a = rng.standard_normal((_ROWS, _INNER), np.float32)
         self._b = rng.standard_normal((_INNER, _COLUMNS), np.float32)
         self._out = np.empty((_ROWS, _COLUMNS), np.float32)
-        self.rates: list[float] = []
 
-    def sample(self, times: int = 3) -> None:
-        """Multiply a few times, and keep the rates."""
-        for _ in range(times):
-            began = time.perf_counter()
+    def during(self, seconds: float) -> float:
+        """Multiply for about so long, twice at least; returns operations per second.
+
+        As long as the work it is compared with: what else runs on the machine slows long work and
+        short work by different shares.
+        """
+        began, done, now = time.perf_counter(), 0, 0.0
+        while done < 2 or now < seconds:
             np.matmul(self._a, self._b, out=self._out)
-            took = time.perf_counter() - began
-            self.rates.append(2 * _ROWS * _INNER * _COLUMNS / took)
-
-    @property
-    def median(self) -> float:
-        """Operations per second."""
-        return float(np.median(self.rates))
+            done += 1
+            now = time.perf_counter() - began
+        return done * 2 * _ROWS * _INNER * _COLUMNS / now
 
 
 def operations(widths: Mapping[str, Any], horizon: int, samples: int, policy_samples: int,
@@ -132,7 +132,7 @@ def of_planner(planner: Planner) -> float:
 
 
 def time_together(work: Mapping[str, Callable[[], object]], seconds: float, least: int = 15
-                  ) -> tuple[dict[str, Timing], float]:
+                  ) -> tuple[dict[str, Timing], dict[str, float]]:
     """Time several pieces of work in turns, so that whatever the machine does meets them all.
 
     Args:
@@ -141,23 +141,24 @@ def time_together(work: Mapping[str, Callable[[], object]], seconds: float, leas
         least: rounds at least.
 
     Returns:
-        Timings, and the rate of matrix products in operations per second measured in between.
+        Timings, and the rate of matrix products in operations per second, the median of what was
+        measured directly after each piece of work and for as long.
     """
     rate = MatrixRate()
     for one in work.values():
         one()
-    rate.sample()
-    rate.rates.clear()
     taken: dict[str, list[float]] = {name: [] for name in work}
+    rates: dict[str, list[float]] = {name: [] for name in work}
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < least or time.perf_counter() < end:
         for name, one in work.items():
             began = time.perf_counter()
             one()
             taken[name].append(time.perf_counter() - began)
-        rate.sample()
+            rates[name].append(rate.during(taken[name][-1]))
         rounds += 1
-    return {name: Timing.of(t) for name, t in taken.items()}, rate.median
+    return ({name: Timing.of(t) for name, t in taken.items()},
+            {name: statistics.median(r) for name, r in rates.items()})
 
 
 def bench(bundle: Bundle, threads: int = 1, seconds: float = 20.0) -> list[Row]:
@@ -186,11 +187,11 @@ def bench(bundle: Bundle, threads: int = 1, seconds: float = 20.0) -> list[Row]:
         planner.warm_up()
     first = next(iter(ways.values()))
     work = {name: planned(p, None) for name, p in ways.items()}
-    timings, rate = time_together({**work, 'policy alone': planned(first, 0.0)}, seconds)
-    rows = [Row(name, of_planner(p), timings[name], rate) for name, p in ways.items()]
+    timings, rates = time_together({**work, 'policy alone': planned(first, 0.0)}, seconds)
+    rows = [Row(name, of_planner(p), timings[name], rates[name]) for name, p in ways.items()]
     alone = operations(first.manifest.widths, first.settings.horizon, 0,
                        first.settings.policy_samples, 0)
-    return [*rows, Row('policy alone', alone, timings['policy alone'], rate)]
+    return [*rows, Row('policy alone', alone, timings['policy alone'], rates['policy alone'])]
 
 
 def rss_mb() -> float:

@@ -166,7 +166,12 @@ class Planner:
 
         action = self.manifest.action
         o, a = len(self.manifest.observation.names), len(action.names)
-        z = next(i.shape[1] for i in opened['model'].get_inputs() if i.name == 'latent')
+        z, = (i.shape[-1] for i in opened['model'].get_inputs() if i.name == 'latent')
+        if type(z) is not int:
+            raise BundleError(
+                explain(f'{WORLD_MODEL} of bundle {bundle.hash[:16]} was loaded',
+                        f'the size of its latent is {z!r}', 'a number', 'export the bundle again')
+            )
         self._low, self._high = np.asarray(action.low, 'f4'), np.asarray(action.high, 'f4')
         self._middle, self._half = (self._low + self._high) / 2, (self._high - self._low) / 2
         self._observation = np.zeros((1, o), 'f4')
