@@ -391,9 +391,12 @@ def resident_mb(pid: int) -> float:
 
 
 def slope(memory: list[tuple[float, float]]) -> float | None:
-    """MB per hour of the last two thirds; the first third is warming up."""
+    """MB per hour of the last two thirds; the first third is warming up.
+
+    None for less than five minutes: one swap within a short run would be a slope of its own.
+    """
     late = np.asarray(memory[len(memory) // 3:])
-    if len(late) < 10:
+    if len(late) < 300:
         return None
     return float(np.polyfit(late[:, 0], late[:, 1], 1)[0] * 3600)
 

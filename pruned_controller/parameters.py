@@ -39,6 +39,9 @@ CONTROLLER = (
     Parameter('planner.samples', 0, "Plans per iteration; 0: the bundle's own", 0, 100_000),
     Parameter('planner.iterations', 0, "Refinements; 0: the bundle's own", 0, 1000),
     Parameter('planner.threads', 1, 'onnxruntime threads', 1, 64, fixed=True),
+    Parameter('planner.fit', 0.0, 'Part of the period to fit plans into: samples, iterations, '
+              'threads and more are then chosen by measuring, once per machine; 0: as set here',
+              0.0, 1.0, fixed=True),
     Parameter('planner.budget', 0.0, 'Seconds a plan may take, stopping early with the best so '
               'far; 0: all iterations, however long', 0.0, 60.0),
     Parameter('planner.seed', 0, 'Seed of the sampling noise', 0, 2**31 - 1, fixed=True),
