@@ -120,6 +120,7 @@ def test_table_has_students_interval():
     rows = [row(0.0, 0.0, a, value=v) for a, v in (('a', 1.0), ('b', 3.0))]
     line = table(rows)[0]
     assert (line['return'], line['delay margin'], line['agents']) == (2.0, 0.0, 2)
+    assert (line['reached, 0 late'], line['reached, 1 late']) == (1.0, 0.15)
     assert line['return interval'] == pytest.approx([2 - 12.706, 2 + 12.706], abs=1e-3)
 
 
