@@ -167,6 +167,15 @@ def test_stability_command(trained, main, capsys, tmp_path, options, key):
     assert (tmp_path / 'stability_failures.csv').exists() == (facts['violations'] > 0)
 
 
+def test_an_agent_against_itself(trained, main, capsys):
+    assert main('stability', '--agent', trained, '--against', trained, '--states', 6, '--periods',
+                4, '--policy', '--json') == DONE
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['its violations'] == facts['violations'] > 0
+    assert (facts['fails alone'], facts['the other alone']) == (0, 0)
+    assert facts['95 % interval'] == [0, 0]
+
+
 def test_stability_command_without_a_goal(trained, main, capsys, four_parts):
     """Episodes of twelve decisions have no window of twenty: said, not guessed."""
     assert main('stability', '--agent', trained, '--value', '--states', 1) == FAILED
