@@ -143,6 +143,8 @@ def parser() -> argparse.ArgumentParser:
     stability = add('stability', _stability, 'Test from where an agent gets to its goal and stays',
                     'python -m pruning_core stability --agent pendulum_dense --states 200')
     stability.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
+    stability.add_argument('--against', help='another agent, from the same states with the same '
+                           'noise: what differs')
     stability.add_argument('--states', type=int, default=1000,
                            help='initial states (default: %(default)s)')
     stability.add_argument('--near', action='store_true',
@@ -535,11 +537,12 @@ def _stability(options: argparse.Namespace) -> int:
     from pruning_core.stability_report import Asked, describe_stability
 
     run = checkpoint.load_run(zoo.find(options.agent))
+    against = checkpoint.load_run(zoo.find(options.against)) if options.against else None
     return _tell(options, describe_stability(run, Asked(
         states=options.states, near=options.near, periods=options.periods,
         samples=options.samples, iterations=options.iterations, policy=options.policy,
         value=options.value, sweeps=options.sweeps, bounds=options.bounds, seed=options.seed,
-        processes=options.processes, out=options.out), _progress(options)))
+        processes=options.processes, out=options.out, against=against), _progress(options)))
 
 
 def _study(options: argparse.Namespace) -> int:

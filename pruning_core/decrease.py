@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.stats import beta, sem, t
 
 from pruning_core.closed_loop import (
     HERE,
@@ -196,6 +196,42 @@ class Tested:
     after: Array
     failed: npt.NDArray[np.bool_]
     reached: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two agents from the same states with the same noise.
+
+    Attributes:
+        alone: states from which the first one fails and the second does not.
+        other_alone: the other way round.
+        difference: share of states that the first one fails more than the second; `low` and
+            `high` its 95 % interval (Student's t over the states).
+    """
+
+    alone: int
+    other_alone: int
+    difference: float
+    low: float
+    high: float
+
+
+def pair(first: Tested, second: Tested) -> Paired:
+    """Compare two tests state by state.
+
+    Raises:
+        ConfigError: they were not made from the same states with the same seeds.
+    """
+    if not (np.array_equal(first.states, second.states)
+            and np.array_equal(first.seeds, second.seeds)):
+        raise ConfigError(
+            explain('two stability tests were compared', 'their states or seeds differ',
+                    'the same states and seeds', 'test both with the same numbers and seed')
+        )
+    gap = first.failed.astype(float) - second.failed.astype(float)
+    half = 0.0 if len(gap) < 2 else float(sem(gap) * t.ppf(0.975, len(gap) - 1))
+    return Paired(int((gap > 0).sum()), int((gap < 0).sum()), float(gap.mean()),
+                  float(gap.mean()) - half, float(gap.mean()) + half)
 
 
 def last_values(runs: Runs) -> Array:

@@ -89,5 +89,7 @@ def tradeoff(table: Sequence[Mapping[str, Any]], names: Sequence[tuple[str, str]
             dense = next(r[key] for r in table if r['sparsity'] == 0)
             axis.axhline(dense, color=LIMIT, lw=0.8, ls=':')
             axis.set(xlabel='parameters removed, %', title=label)
+            if key.startswith('reached'):  # a share: small differences must look small
+                axis.set_ylim(-0.03, 1.03)
         axes[0, 0].legend(loc='best', fontsize=8)
         return _svg(figure)

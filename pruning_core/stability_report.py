@@ -13,7 +13,7 @@ import numpy as np
 from pruning_core.checkpoint import Run
 from pruning_core.closed_loop import AgentController, Conditions, Workers
 from pruning_core.config import PlannerConfig
-from pruning_core.decrease import check, reference_level
+from pruning_core.decrease import check, pair, reference_level
 from pruning_core.errors import ConfigError, explain
 from pruning_core.evaluation import evaluation_seeds
 from pruning_core.plants import PendulumPlant
@@ -47,6 +47,7 @@ class Asked:
     seed: int
     processes: int
     out: Path | None
+    against: Run | None
 
 
 def describe_stability(run: Run, asked: Asked, progress: Progress) -> dict[str, Any]:
@@ -82,6 +83,16 @@ def _decrease(run: Run, judged: Judged, planner: PlannerConfig | None, asked: As
         asked.out.mkdir(parents=True, exist_ok=True)
         leave_failures(asked.out, judged, tested)
     d = tested.decrease
+    paired: dict[str, Any] = {}
+    if asked.against is not None:
+        other = check(closed_loop(asked.against.agent, judged, planner, conditions), level,
+                      asked.states, asked.seed, Workers(asked.processes, progress, 'against'))
+        found = pair(tested, other)
+        paired = {'against': str(asked.against.folder),
+                  'its violations': other.decrease.violations,
+                  'fails alone': found.alone, 'the other alone': found.other_alone,
+                  'difference of the shares': found.difference,
+                  '95 % interval': [found.low, found.high]}
     facts: dict[str, Any] = {
         'agent': str(run.folder), 'states': d.states, 'periods': conditions.steps,
         'V of the states': [round(d.ball, 4), round(d.level, 4)], 'violations': d.violations,
@@ -89,7 +100,7 @@ def _decrease(run: Run, judged: Judged, planner: PlannerConfig | None, asked: As
         'largest passing V': d.passing_level, 'states below it': d.passing_states}
     if not asked.near:
         facts['reached the goal and stayed'] = int(tested.reached.sum())
-    return facts
+    return {**facts, **paired}
 
 
 def _need_pendulum(judged: Judged, what: str) -> None:

@@ -16,6 +16,7 @@ from pruning_core.decrease import (
     draw,
     lower_bound,
     measure,
+    pair,
     reference_level,
     upper_bound,
     violated,
@@ -222,6 +223,20 @@ def test_processes_do_not_change_the_result():
     one, two = (check(nominal, 1.0, 130, 0, Workers(n)) for n in (1, 2))
     np.testing.assert_array_equal(one.after, two.after)
     np.testing.assert_array_equal(one.states, two.states)
+
+
+def test_two_agents_on_the_same_states(four_parts):
+    """The failing one alone fails; an agent and itself differ by exactly nothing."""
+    good, bad = check(loop(), 1.0, 200, 0), check(loop(gain=-1.0), 1.0, 200, 0)
+    found = pair(bad, good)
+    assert (found.alone, found.other_alone) == (bad.decrease.violations, 0)
+    assert found.low < found.difference == bad.decrease.share < found.high
+    assert pair(good, bad).difference == -found.difference
+    same = pair(bad, bad)
+    assert (same.alone, same.other_alone, same.difference, same.low, same.high) == (0,) * 5
+    with pytest.raises(ConfigError) as error:
+        pair(good, check(loop(), 1.0, 200, 1))
+    four_parts(error, 'states or seeds differ')
 
 
 @pytest.mark.parametrize('bad', [{'steps': 0}, {'delay': -1}, {'noise': -0.1}, {'hold': -1}])

@@ -120,6 +120,7 @@ def test_table_has_students_interval():
     rows = [row(0.0, 0.0, a, value=v) for a, v in (('a', 1.0), ('b', 3.0))]
     line = table(rows)[0]
     assert (line['return'], line['delay margin'], line['agents']) == (2.0, 0.0, 2)
+    assert (line['reached, 0 late'], line['reached, 1 late']) == (1.0, 0.15)
     assert line['return interval'] == pytest.approx([2 - 12.706, 2 + 12.706], abs=1e-3)
 
 
@@ -164,6 +165,15 @@ def test_stability_command(trained, main, capsys, tmp_path, options, key):
     if '--sweeps' in options:
         assert 'mass 1.4' in facts and 'delay 2' in facts
     assert (tmp_path / 'stability_failures.csv').exists() == (facts['violations'] > 0)
+
+
+def test_an_agent_against_itself(trained, main, capsys):
+    assert main('stability', '--agent', trained, '--against', trained, '--states', 6, '--periods',
+                4, '--policy', '--json') == DONE
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['its violations'] == facts['violations'] > 0
+    assert (facts['fails alone'], facts['the other alone']) == (0, 0)
+    assert facts['95 % interval'] == [0, 0]
 
 
 def test_stability_command_without_a_goal(trained, main, capsys, four_parts):

@@ -120,9 +120,9 @@ def study(folder: Path, agents: Sequence[str], settings: Settings, processes: in
 
 
 def _keep_settings(path: Path, settings: Settings) -> None:
-    """Rows of one folder belong together; only which sparsities there are may change."""
+    """Rows of one folder belong together; only which there are, and timing them, may change."""
     wanted = {k: v for k, v in json.loads(json.dumps(asdict(settings))).items()
-              if k != 'sparsities'}
+              if k not in ('sparsities', 'latency')}
     if path.is_file() and json.loads(path.read_text()) != wanted:
         raise ConfigError(
             explain(f"a study in '{path.parent}' was asked for",
@@ -248,6 +248,16 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float]] = {
     'planning p50 ms': lambda r: 1e3 * r['latency']['p50_s'],
 }
 
+def _delays(rows: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], float]]:
+    """Share of runs that reach the goal, for each delay that all rows have."""
+    return {f"reached, {name.removeprefix('delay ')} late": partial(_reached, name)
+            for name in rows[0] if name.startswith('delay ')}
+
+
+def _reached(name: str, row: dict[str, Any]) -> float:
+    return float(row[name]['reached'] / row[name]['states'])
+
+
 _TIMED = ('delay of full planning', 'planning p50 ms')
 
 
@@ -261,7 +271,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if not mine:
                 continue
             line: dict[str, Any] = {'sparsity': sparsity, 'score': score, 'agents': len(mine)}
-            for name, figure in FIGURES.items():
+            for name, figure in {**FIGURES, **_delays(mine)}.items():
                 if name in _TIMED and 'latency' not in mine[0]:
                     continue
                 values = np.array([figure(r) for r in mine], float)
@@ -327,14 +337,14 @@ def publish(result: dict[str, Any], folder: Path) -> dict[str, Any]:
         pictures = {
             'stability_maps.svg': figures.regions(_two_maps(result['rows'])),
             'stability_table.svg': figures.tradeoff(result['table'], (
-                ('return', 'return'), ('violation bound', 'violation bound'),
-                ('margin', 'margin'), ('region area', 'region area, rad\u00b2/s'),
-                ('delay margin', 'delay margin, periods')))}
+                ('return', 'return'),
+                *((key, f'{key.split()[1]} periods late: reach the goal')
+                  for key in result['table'][0] if key.endswith(' late'))))}
         for name, text in pictures.items():
             files.write_atomically(folder / name, partial(Path.write_text, data=text))
     except MissingExtra:
         pictures = {}
-    keys = ('return', 'violation bound', 'margin', 'region area', 'delay margin')
+    keys = ('return', 'violation bound', 'local margin', 'region area', 'delay margin')
     return {'result': str(folder / 'stability.json'), 'pictures': ', '.join(pictures) or 'none',
             'agents': ', '.join(result['agents']),
             **{f"{line['sparsity']:.0%} {line['score']}": ', '.join(
