@@ -140,12 +140,6 @@ def timed(does: Callable[[], object], clock: Clock, calls: int = 1) -> float:
     return (clock() - started) / calls
 
 
-def typical(does: Callable[[], object], clock: Clock, times: int) -> float:
-    """Seconds of a call, the median of so many: a machine that stalls once does not count."""
-    timed(does, clock, 3)
-    return float(np.median([timed(does, clock) for _ in range(times)]))
-
-
 def updates(rounds: int, batch: int, horizon: int, clock: Clock) -> dict[str, float]:
     """Median seconds of an update at the reference's sizes: theirs, and ours in three settings."""
     replay, rng = filled(), np.random.default_rng(0)
@@ -170,37 +164,41 @@ def updates(rounds: int, batch: int, horizon: int, clock: Clock) -> dict[str, fl
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def quick(config: Config, steps: int, clock: Clock) -> dict[str, float]:
+def quick(config: Config, every: int, clock: Clock) -> dict[str, float]:
     """Seconds of the whole quick training: ours, and the reference's way, reckoned from a part.
 
-    The other does one update a decision, as the reference does; both act at random in the first
-    episodes. Ours also measures importance, writes its metrics and its folder; that is not
-    reckoned for the other.
+    After every so many of our updates the other side has one update and one plan of each kind, so
+    that both meet the same machine; ours is the time in between. The other does one update a
+    decision, as the reference does; both act at random in the first episodes. Ours also measures
+    importance, writes its metrics and its folder; that is not reckoned for the other.
     """
-    started = clock()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Path(folder) / 'run')
-        trainer.run()
-        ours, replay = clock() - started, trainer.replay
     t, c = config.training, config.agent
     reference, rng = Reference(config.network, 3, 1), np.random.default_rng(0)
+    # The defaults are the reference's: 5 steps ahead, 512 plans, 6 refinements.
+    cheap = PlannerConfig().scaled(t.collect_samples, t.collect_iterations)
+    cheap = replace(cheap, horizon=t.collect_horizon or cheap.horizon)
+    full_plan, cheap_plan = (
+        partial(TorchPlanner(reference.net, budget, DISCOUNT, STD, SeededNoise([0])).plan,
+                torch.zeros(1, 3)) for budget in (PlannerConfig(), cheap))
+    taken: dict[str, list[float]] = {'update': [], 'full': [], 'cheap': []}
 
     def update() -> None:
-        reference.update(replay.sample(rng, c.batch_size, c.horizon))
+        reference.update(trainer.replay.sample(rng, c.batch_size, c.horizon))
 
-    def planning(planner_config: PlannerConfig) -> float:
-        planner = TorchPlanner(reference.net, planner_config, DISCOUNT, STD, SeededNoise([0]))
-        observation = torch.zeros(1, 3)
-        return typical(lambda: planner.plan(observation), clock, steps)
+    def turn(*_: object, **facts: object) -> None:
+        if 'updates' in facts and trainer.agent.updates % every == 0:
+            for name, does in (('update', update), ('full', full_plan), ('cheap', cheap_plan)):
+                taken[name].append(timed(does, clock))
 
-    # The defaults are the reference's: 5 steps ahead, 512 plans, 6 refinements.
-    update_s, full_s = typical(update, clock, steps), planning(PlannerConfig())
-    cheap = PlannerConfig().scaled(t.collect_samples, t.collect_iterations)
-    cheap_s = planning(replace(cheap, horizon=t.collect_horizon or cheap.horizon))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, Path(folder) / 'run', turn)
+        whole = timed(trainer.run, clock)
+    mean = {name: float(np.mean(seconds)) for name, seconds in taken.items()}
+    learning = trainer.decisions * mean['update']
     planned = trainer.decisions * (1 - t.random_episodes / t.episodes)
-    learning = trainer.decisions * update_s
-    return {'ours': ours, 'reference': learning + planned * full_s,
-            'same plans': learning + planned * cheap_s}
+    return {'ours': whole - sum(sum(seconds) for seconds in taken.values()),
+            'reference': learning + planned * mean['full'],
+            'same plans': learning + planned * mean['cheap']}
 
 
 def main() -> None:
@@ -211,8 +209,8 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=512)
     parser.add_argument('--horizon', type=int, default=5)
     parser.add_argument('--rounds', type=int, default=9, help='turns of each side')
-    parser.add_argument('--steps', type=int, default=150,
-                        help="steps of the reference's way from which the whole is reckoned")
+    parser.add_argument('--every', type=int, default=20,
+                        help='of our updates between two turns of the other, in the quick part')
     parser.add_argument('--default-memory', action='store_true',
                         help='leave the C library as it is; training keeps freed memory')
     parser.add_argument('--cpu-time', action='store_true',
@@ -234,7 +232,7 @@ def main() -> None:
     if not options.no_quick:
         config = configuration.load(QUICK, [f'training.threads={options.threads}',
                                             'training.evaluate_every=0'])
-        whole = quick(config, options.steps, clock)
+        whole = quick(config, options.every, clock)
         facts.update({
             **{f'quick_{name.replace(" ", "_")}_s': round(s, 1) for name, s in whole.items()},
             'quick_training_ratio': round(whole['reference'] / whole['ours'], 2),
