@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -213,7 +214,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = agents(not o.no_small)
     say('exporting')
-    bundles = {name: export(run, FOLDER / 'bundles' / name.replace(' ', '_').strip('%,_'))[0]
+    bundles = {name: export(run, FOLDER / 'bundles' / re.sub(r'\W+', '_', name).strip('_'))[0]
                for name, run in runs.items()}
     best = bundles[f'pruned {SPARSITIES[-1]} %']
     result: dict[str, Any] = {}

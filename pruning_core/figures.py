@@ -390,7 +390,7 @@ def planning(result: Mapping[str, Any]) -> str:
         axis.set(yscale='log', xlabel='parameters removed, %', ylabel='ms',
                  title='Time of one full plan, 512 samples x 6 iterations, one thread')
         axis.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-        axis.legend(loc='lower left')
+        axis.legend(loc='center left', bbox_to_anchor=(0.0, 0.3))
         return _svg(figure)
 
 
