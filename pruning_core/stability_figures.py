@@ -58,7 +58,8 @@ def regions(maps: Mapping[str, Mapping[str, Any]], labels: tuple[str, str] = _AX
         for axis, (title, region) in zip(axes[0], maps.items(), strict=True):
             first, second = (np.asarray(e) for e in region['edges'])
             image = axis.pcolormesh(first, second, np.asarray(region['success']).T, vmin=0, vmax=1,
-                                    cmap='RdYlBu', edgecolors='white', linewidth=0.3)
+                                    cmap='RdYlBu', edgecolors='white', linewidth=0.3,
+                                    rasterized=True)  # hundreds of paths say no more
             axis.set(xlabel=labels[0], title=f"{title}: {region['share']:.1%} of "
                      f"{len(np.asarray(region['success']).ravel())} cells")
             axis.grid(visible=False)
