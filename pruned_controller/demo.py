@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--score', default='combined', help='importance (default: %(default)s)')
     p.add_argument('--recovery-updates', type=int, default=500,
                    help='gradient updates after the cut (default: %(default)s)')
+    p.add_argument('--gate-violation', type=float, default=0.05,
+                   help='largest share of starts from which the pruned agent may fail to reach '
+                        'the goal, at 95 %% confidence; 0: no such gate (default: %(default)s)')
     p.add_argument('--samples', type=int, default=0,
                    help="plans per refinement, for both agents; 0: the reference's 512")
     p.add_argument('--iterations', type=int, default=0,
@@ -92,7 +95,8 @@ class Demo:
         zoo.find(options.agent)
         configuration.from_dict({'pruning': {
             'sparsity': options.sparsity, 'score': options.score,
-            'recovery_updates': options.recovery_updates}})
+            'recovery_updates': options.recovery_updates,
+            'gate_violation': options.gate_violation}})
         self.folder: Path = (options.out or Path('runs') / time.strftime('demo-%Y%m%d-%H%M%S'))
         if self.folder.exists() and any(self.folder.iterdir()):
             raise JobError(
@@ -162,7 +166,8 @@ class Demo:
         processes.start('plant', 'output:=joint_states', f'seed:={o.seed}')
         processes.start('pruner', f'runs:={self.folder}/jobs', f'agent:={o.agent}',
                         f'sparsity:={float(o.sparsity)}', f'score:={o.score}',
-                        f'recovery_updates:={o.recovery_updates}')
+                        f'recovery_updates:={o.recovery_updates}',
+                        f'gate_violation:={float(o.gate_violation)}')
         processes.start('controller', f'bundle:={dense}', f'store:={self.folder}/bundles',
                         'input:=joint_states', f'joint_map:={JOINT_MAP}',
                         f'planner.samples:={o.samples}', f'planner.iterations:={o.iterations}')

@@ -40,7 +40,7 @@ def test_it_ends_by_itself_with_table_picture_and_page(tmp_path, tiny_agent):
     out = tmp_path / 'out'
     # Nothing removed and nothing learned: the gate's comparison must come out as exactly equal.
     run = demo('--agent', tiny_agent, '--sparsity', 0, '--recovery-updates', 0, '--episodes', 1,
-               '--out', out)
+               '--gate-violation', 0, '--out', out)
     said, errors = run.communicate(timeout=180)
     assert run.returncode == 0, errors
     result = json.loads((out / 'result.json').read_text())

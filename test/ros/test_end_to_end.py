@@ -32,7 +32,7 @@ def test_prune_by_service_call_swap_and_control(system):
     dense, _ = export(load_run(zoo.find('pendulum_dense')), system.folder / 'dense')
     system.start('plant', output='joint_states', max_episode_steps=120)
     system.start('pruner', runs=system.folder / 'jobs', agent='pendulum_dense',
-                 recovery_updates=600)
+                 recovery_updates=300, gate_latency_share=0.0)  # however slow this machine is
     system.start('controller', bundle=dense.path, store=system.folder / 'bundles',
                  input='joint_states', joint_map=JOINT_MAP)
     system.activate()

@@ -77,7 +77,8 @@ def test_what_it_cannot_be_is_said_and_it_ends(system, parameters, words):
 
 
 @pytest.mark.parametrize('kind, broken', [
-    ('nan', lambda o: all(map(math.isnan, o))), ('short', lambda o: len(o) == 2)])
+    ('"nan"', lambda o: all(map(math.isnan, o))),  # without quotes it would be read as a number
+    ('short', lambda o: len(o) == 2)])
 def test_a_faulty_plant_publishes_what_it_is_told_to(system, kind, broken):
     observations = listen(system, Float64MultiArray, 'observation')
     system.start('plant', **{'fault_injection.enabled': True, 'fault_injection.observation': kind})

@@ -27,9 +27,9 @@ def jobs(system):
 
 
 def leftovers(system):
-    """Everything a job left that is neither record nor log."""
+    """Everything a job left that is neither record nor log, nor the lock of the folder."""
     return [p for p in (system.folder / 'jobs').rglob('*')
-            if p.is_file() and p.name not in ('job.json', 'log.txt')]
+            if p.is_file() and p.name not in ('job.json', 'log.txt', '.lock')]
 
 
 def descendants(system):
