@@ -25,8 +25,8 @@ from pruning_core import config as configuration  # noqa: E402
 from pruning_core.cli import parser  # noqa: E402
 
 # In this order, below 'In depth'.
-ROOMS = ('findings', 'performance', 'stability', 'engine', 'importance', 'agent', 'own_robot',
-         'operations', 'security')
+ROOMS = ('findings', 'frontier', 'performance', 'stability', 'engine', 'importance', 'agent',
+         'own_robot', 'operations', 'security')
 
 
 def on_config(config: Any) -> Any:
