@@ -313,6 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     options = parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
+        # A shell that starts it in the background has it ignore SIGINT, which Python then keeps.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         demo = Demo(options)
