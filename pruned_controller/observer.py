@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import rclpy
@@ -27,6 +28,8 @@ from std_srvs.srv import Trigger
 
 from pruned_controller.conversions import LATCHED, METRIC
 from pruning_core.errors import JobError, explain
+
+ASK_AGAIN_S = 5.0  # without an answer; longer than a machine stalls
 
 
 @dataclass
@@ -105,7 +108,7 @@ class Observer:
         Raises:
             JobError: nobody offers it, or it does not answer in time.
         """
-        response = self._call(Trigger, service, Trigger.Request(), timeout_s)
+        response = self.request(Trigger, service, Trigger.Request(), timeout_s)
         return bool(response.success), str(response.message)
 
     def transition(self, node: str, transition: int, timeout_s: float = 30.0) -> bool:
@@ -115,19 +118,28 @@ class Observer:
             JobError: nobody offers it, or it does not answer in time.
         """
         request = ChangeState.Request(transition=Transition(id=transition))
-        return bool(self._call(ChangeState, f'{node}/change_state', request, timeout_s).success)
+        return bool(self.request(ChangeState, f'{node}/change_state', request, timeout_s).success)
 
-    def _call(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
+    def request(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
+        """Call any service; returns the first answer.
+
+        A request is lost where it meets the service's remains of a node that was killed, or the
+        node itself before it knows of this client. It is asked again then, and each answer counts.
+
+        Raises:
+            JobError: nobody offers it, or it does not answer in time.
+        """
         client = self.node.create_client(kind, service)
         try:
             if not client.wait_for_service(timeout_s):
                 raise self._silent(service, f'nobody offers it after {timeout_s:g} s')
-            done = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _: done.set())
-            if not done.wait(timeout_s):
-                raise self._silent(service, f'no answer after {timeout_s:g} s')
-            return future.result()
+            answers: SimpleQueue[Any] = SimpleQueue()
+            end = time.monotonic() + timeout_s
+            while (left_s := end - time.monotonic()) > 0:
+                client.call_async(request).add_done_callback(answers.put)
+                with contextlib.suppress(Empty):
+                    return answers.get(timeout=min(ASK_AGAIN_S, left_s)).result()
+            raise self._silent(service, f'no answer after {timeout_s:g} s')
         finally:
             self.node.destroy_client(client)
 

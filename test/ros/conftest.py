@@ -63,21 +63,8 @@ class System:
         field, kind = kinds[type(value)]
         request = SetParameters.Request(parameters=[Parameter(
             name=name, value=ParameterValue(type=kind, **{field: value}))])
-        client = self.observer.node.create_client(SetParameters, f'{node}/set_parameters')
-        try:
-            # A node that was killed seems to be there for a while, and never answers: ask again.
-            for _ in range(10):
-                assert client.wait_for_service(30.0)
-                future = client.call_async(request)
-                end = time.monotonic() + 5.0
-                while not future.done() and time.monotonic() < end:
-                    self.processes.check()
-                    time.sleep(0.01)
-                if future.done():
-                    return future.result().results[0]
-            raise AssertionError(f'{node} does not answer')
-        finally:
-            self.observer.node.destroy_client(client)
+        answer = self.observer.request(SetParameters, f'{node}/set_parameters', request, 50.0)
+        return answer.results[0]
 
     def close(self) -> None:
         self.processes.stop()
