@@ -29,8 +29,7 @@ from pruning_core.replay import Batch
 
 MODEL = ('encoder', 'dynamics', 'reward', 'q1', 'q2')
 
-PolicyLoss = Callable[[Tensor], Tensor]
-ExtraLoss = Callable[[Batch, Tensor, Tensor], tuple[Tensor, PolicyLoss]]
+ExtraLoss = Callable[[], tuple[Tensor, Callable[[], Tensor]]]
 
 
 class Losses(NamedTuple):
@@ -67,10 +66,8 @@ class Agent:
         updates: updates done so far.
         on_gradients: called after each backward pass, before clipping and the optimiser step;
             this is where importance is measured.
-        extra_loss: None in ordinary training. Recovery adds its distillation here: from the batch,
-            the latents (H+1, B, Z) and their pairs with the actions (H, B, Z+A) to a further
-            model loss, and to a function from the policy's actions (H+1, B, A) to a further
-            policy loss.
+        extra_loss: None in ordinary training. Recovery adds its distillation here: called once an
+            update, it returns a further model loss, and a function to a further policy loss.
     """
 
     def __init__(self, widths: Widths, config: AgentConfig, generator: torch.Generator) -> None:
@@ -164,23 +161,23 @@ class Agent:
         rho = c.rho ** torch.arange(horizon + 1, dtype=torch.float32)
 
         with torch.no_grad():
-            target_latent = self._run(self.targets['encoder'], observation[1:])
+            target_latent = self.run(self.targets['encoder'], observation[1:])
             target_value = self._bootstrap(
-                self._run(net['encoder'], observation[1:]), reward, terminated)
+                self.run(net['encoder'], observation[1:]), reward, terminated)
 
-        latents = [self._run(net['encoder'], observation[0])]
+        latents = [self.run(net['encoder'], observation[0])]
         for t in range(horizon):
             latents.append(
-                self._run(net['dynamics'], torch.cat([latents[t], action[t]], dim=-1)))
+                self.run(net['dynamics'], torch.cat([latents[t], action[t]], dim=-1)))
         latent = torch.stack(latents)  # (H+1, B, Z)
         pair = torch.cat([latent[:-1], action], dim=-1)  # (H, B, Z+A)
         # (H,) means over batch and channels, so that loss weights do not depend on the widths.
         consistency = functional.mse_loss(latent[1:], target_latent, reduction='none').mean((1, 2))
         reward_loss = functional.mse_loss(
-            self._run(net['reward'], pair).squeeze(-1), reward, reduction='none').mean(1)
+            self.run(net['reward'], pair).squeeze(-1), reward, reduction='none').mean(1)
         value_loss = sum(
             functional.mse_loss(
-                self._run(net[q], pair).squeeze(-1), target_value, reduction='none').mean(1)
+                self.run(net[q], pair).squeeze(-1), target_value, reduction='none').mean(1)
             for q in ('q1', 'q2'))
         weights = rho[:horizon]
         parts = [(weights * part).sum() for part in (consistency, reward_loss, value_loss)]
@@ -188,14 +185,11 @@ class Agent:
                 + c.value_weight * parts[2])
         policy_extra = None
         if self.extra_loss is not None:
-            extra, policy_extra = self.extra_loss(batch, latent, pair)
+            extra, policy_extra = self.extra_loss()
             loss = loss + extra
         loss.backward()
         self.on_gradients()
-        norm = nn.utils.clip_grad_norm_(
-            [p for g in self.model_optimizer.param_groups for p in g['params']], c.clip_norm)
-        self.model_optimizer.step()
-        self.model_optimizer.zero_grad()
+        norm = self._step(self.model_optimizer)
 
         self.updates += 1
         policy_loss = float('nan')
@@ -203,38 +197,58 @@ class Agent:
             policy_loss = self._update_policy(latent.detach(), rho, policy_extra)
             self._follow_targets()
         model_losses = [float(p.detach()) for p in parts]
-        return Losses(model_losses[0], model_losses[1], model_losses[2], policy_loss, float(norm))
+        return Losses(model_losses[0], model_losses[1], model_losses[2], policy_loss, norm)
 
-    def _run(self, component: nn.Module, x: Tensor) -> Tensor:
+    def run(self, component: nn.Module, x: Tensor) -> Tensor:
+        """Evaluate a component for a gradient update: (..., channels in) -> (..., out)."""
         return forward(component, x, self._wide)
 
     def _bootstrap(self, latent: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
         """One-step TD targets r + gamma (1 - done) min Q'(z', pi(z'))."""
-        action = self._run(self.components['policy'], latent)
+        action = self.run(self.components['policy'], latent)
         noise = self.config.policy_noise * torch.randn(
             action.shape, generator=self.generator)
         pair = torch.cat([latent, (action + noise).clamp(-1, 1)], dim=-1)
-        q1, q2 = (self._run(self.targets[q], pair) for q in ('q1', 'q2'))
+        q1, q2 = (self.run(self.targets[q], pair) for q in ('q1', 'q2'))
         value = torch.minimum(q1, q2).squeeze(-1)
         return reward + self.config.discount * (1 - terminated) * value
 
     def _update_policy(self, latent: Tensor, rho: Tensor,
-                       extra: PolicyLoss | None) -> float:
+                       extra: Callable[[], Tensor] | None) -> float:
         net = self.components
         with frozen(net['q1'], net['q2']):
-            action = self._run(net['policy'], latent)
+            action = self.run(net['policy'], latent)
             pair = torch.cat([latent, action], dim=-1)
-            q1, q2 = (self._run(net[q], pair) for q in ('q1', 'q2'))
+            q1, q2 = (self.run(net[q], pair) for q in ('q1', 'q2'))
             value = torch.minimum(q1, q2).squeeze(-1).mean(1)  # (H+1,)
             loss = -(rho * value).sum()
             if extra is not None:
-                loss = loss + extra(action)
+                loss = loss + extra()
             loss.backward()
         self.on_gradients()
-        nn.utils.clip_grad_norm_(net['policy'].parameters(), self.config.clip_norm)
-        self.policy_optimizer.step()
-        self.policy_optimizer.zero_grad()
+        self._step(self.policy_optimizer)
         return float(loss.detach())
+
+    def descend(self, model_loss: Tensor, policy_loss: Tensor) -> None:
+        """Do one gradient update on other losses than those of TD-MPC.
+
+        Args:
+            model_loss: reaches encoder, dynamics, reward and values.
+            policy_loss: reaches the policy alone.
+        """
+        (model_loss + policy_loss).backward()
+        self.on_gradients()
+        for optimizer in (self.model_optimizer, self.policy_optimizer):
+            self._step(optimizer)
+        self.updates += 1
+        self._follow_targets()
+
+    def _step(self, optimizer: torch.optim.Adam) -> float:
+        norm = nn.utils.clip_grad_norm_(
+            [p for g in optimizer.param_groups for p in g['params']], self.config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(norm)
 
     @torch.no_grad()
     def _follow_targets(self) -> None:

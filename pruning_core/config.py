@@ -29,6 +29,7 @@ PRECISIONS = ('float32', 'bfloat16')
 ALLOCATIONS = ('uniform', 'global')
 COUPLINGS = ('own', 'min', 'protect')
 MEMBERS = ('representative', 'score')
+LESSONS = ('latent', 'next', 'reward', 'value', 'policy')
 
 
 def _require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -344,11 +345,19 @@ class PruningConfig:
     # Widths stay multiples of this (vector lanes), and at least `floor`.
     multiple: int = 8
     floor: int = 8
-    # Gradient updates on replayed data after the cut, and their Adam step size.
+    # Gradient updates after the cut, and their Adam step size.
     recovery_updates: int = 500
     recovery_learning_rate: float = 1e-3
-    # Weight of staying close to the dense agent's policy, values and rewards during recovery.
+    # Weight of the TD-MPC loss on the replay in them; 0 leaves it out.
+    recovery_task: float = 0.0
+    # Weight of staying close to the dense agent; 0 leaves it out.
     distillation: float = 1.0
+    # What of it is imitated, separated by commas: the encoded latent, the next ones that the
+    # dynamics make of it, rewards, both values, the policy's actions.
+    distilled: str = 'latent,next,reward,value,policy'
+    # Decisions that it is imitated over, from each replayed observation, under the actions that
+    # planning tries; 0 imitates it on replayed observations and actions alone.
+    distillation_horizon: int = 6
     # Gate: the pruned agent's mean return on `gate_seeds` common seeds may be worse than the dense
     # agent's by this share at most; planned with `gate_samples` x `gate_iterations`.
     gate_seeds: int = 20
@@ -385,7 +394,14 @@ class PruningConfig:
         _require(0 <= self.coupling_share <= 1, 'pruning.coupling_share', self.coupling_share,
                  'from 0 to 1')
         _require(self.seed >= 0, 'pruning.seed', self.seed, '0 or more')
-        _require(self.distillation >= 0, 'pruning.distillation', self.distillation, '0 or more')
+        for name in ('distillation', 'recovery_task', 'distillation_horizon'):
+            _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name),
+                     '0 or more')
+        _require(self.distillation + self.recovery_task > 0, 'pruning.recovery_task', 0,
+                 'above 0 where pruning.distillation is 0, too')
+        for lesson in self.distilled.split(','):
+            _require(lesson in LESSONS, 'pruning.distilled', lesson + nearest(lesson, LESSONS),
+                     f'one or several of {", ".join(LESSONS)}, separated by commas alone')
         for name in ('gate_samples', 'gate_iterations'):
             _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name),
                      "0 or more; 0 is the planner's own")

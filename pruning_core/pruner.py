@@ -31,6 +31,7 @@ from pruning_core.checkpoint import Run
 from pruning_core.compensation import Refit, compensate_agent
 from pruning_core.config import PlannerConfig, PruningConfig
 from pruning_core.decrease import Tested
+from pruning_core.distillation import Teacher, record
 from pruning_core.errors import AgentError, GateError, explain
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.export import prepare
@@ -42,7 +43,7 @@ from pruning_core.latency import plan_within
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
-from pruning_core.recovery import record, recover
+from pruning_core.recovery import recover
 from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
@@ -57,6 +58,7 @@ from pruning_core.visits import Visits, visit
 
 BUNDLE, PLAN = 'bundle', 'plan.json'
 _WINDOWS = 128  # of the replay, on which a loss is measured for scores that need one
+_TAUGHT = 20_000  # situations at most that recovery imitates the dense agent in
 _LATENCY_PLANS = 200  # the 99 % quantile is then the third slowest
 
 
@@ -234,7 +236,7 @@ def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = s
     """
     agent = run.agent
     progress('cut', 0, 1)
-    teacher = record(agent, run.replay, plan.kept('latent')) if run.replay is not None else None
+    teacher = _teacher(run, plan, settings)
     visits = _visits(run, settings) if settings.compensation > 0 else None
     dense = copy.deepcopy(dict(agent.components.items())) if visits is not None else {}
     agent.restart_optimizers(settings.recovery_learning_rate)
@@ -245,12 +247,23 @@ def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = s
     progress('cut', 1, 1, parameters=float(count_parameters(agent.components)))
     importance = ImportanceTracker(
         agent.graph(), dict(agent.components.items()), run.config.importance)
-    if run.replay is not None and teacher is not None:
-        recover(agent, run.replay, teacher, updates=settings.recovery_updates,
-                learning_rate=settings.recovery_learning_rate, distillation=settings.distillation,
+    if run.replay is not None:
+        recover(agent, run.replay, teacher, settings, updates=settings.recovery_updates,
                 rng=np.random.default_rng(settings.seed), importance=importance,
                 progress=progress)
     return Shrunk(difference, importance, tuple(refits))
+
+
+def _teacher(run: Run, plan: Plan, settings: PruningConfig) -> Teacher | None:
+    """What the dense agent says, where recovery will ask for it."""
+    if run.replay is None or settings.distillation == 0 or settings.recovery_updates == 0:
+        return None
+    components = dict(run.agent.components.items())
+    # Other draws than those that the weights are refitted on.
+    visits = visit(components, run.replay, np.random.default_rng([settings.seed, 1]),
+                   rows=_TAUGHT, horizon=settings.distillation_horizon or 1,
+                   replayed=settings.distillation_horizon == 0)
+    return record(components, visits, plan.kept('latent'))
 
 
 @dataclasses.dataclass(frozen=True)

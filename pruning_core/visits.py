@@ -40,7 +40,7 @@ class Visits(NamedTuple):
 
 @torch.no_grad()
 def visit(components: Mapping[str, nn.Module], replay: Replay, rng: np.random.Generator, *,
-          rows: int = 4096, horizon: int = 5) -> Visits:
+          rows: int = 4096, horizon: int = 5, replayed: bool = False) -> Visits:
     """Roll the model out from replayed observations, under the actions that planning tries.
 
     The first action is the replayed one, the policy's with noise, or a uniform one, a third each;
@@ -52,6 +52,7 @@ def visit(components: Mapping[str, nn.Module], replay: Replay, rng: np.random.Ge
         rng: draws rows and actions.
         rows: N, at most as many as the replay has.
         horizon: H.
+        replayed: the first action is the replayed one throughout.
     """
     observations, taken = replay.observations(), replay.actions()
     chosen = np.sort(rng.choice(len(observations), min(rows, len(observations)), replace=False))
@@ -63,6 +64,8 @@ def visit(components: Mapping[str, nn.Module], replay: Replay, rng: np.random.Ge
         noise = torch.from_numpy(rng.standard_normal(policy.shape).astype(np.float32))
         uniform = torch.from_numpy(rng.uniform(-1, 1, policy.shape).astype(np.float32))
         kind = torch.from_numpy(rng.integers(3, size=(len(policy), 1)))
+        if replayed and step == 0:
+            kind.zero_()
         near = (policy + _NOISE * noise).clamp(-1, 1)
         first = torch.from_numpy(taken[chosen]) if step == 0 else near
         actions.append(torch.where(kind == 0, first, torch.where(kind == 1, near, uniform)))

@@ -138,26 +138,35 @@ def test_same_seed_same_agent(make_agent, batch):
 
 
 def test_extra_losses_join_both_passes(make_agent, batch):
-    """The model's from latents and pairs, the policy's from its actions."""
-    shapes = []
-
-    def extra(given, latent, pair):
-        assert given is batch
-        shapes.extend([latent.shape, pair.shape])
-
-        def policy_loss(action):
-            shapes.append(action.shape)
-            return 1000 * action.sum()
-
-        return 1000 * latent.sum(), policy_loss
-
+    """Each reaches what it is meant for."""
     plain = gradients_of(make_agent('agent.policy_every=1'), batch)[0]
     agent = make_agent('agent.policy_every=1')
+
+    def extra():
+        return (1000 * agent.components['encoder'](torch.ones(1, 3)).sum(),
+                lambda: 1000 * agent.components['policy'](torch.ones(1, 6)).sum())
+
     agent.extra_loss = extra
     found = gradients_of(agent, batch)[0]
-    assert shapes == [(3, 5, 6), (2, 5, 7), (3, 5, 1)]
     for i, name in enumerate(('encoder.0.weight', 'policy.0.weight')):
         assert found[i][name].norm() > 10 * plain[i][name].norm()
+
+
+def test_descending_on_other_losses(make_agent):
+    """Both optimisers step, gradients are seen once and clipped, targets follow."""
+    agent, seen = make_agent('agent.clip_norm=1.0'), []
+    net = agent.components
+    before = {name: net[name][0].weight.detach().clone() for name in ('encoder', 'policy', 'q1')}
+    slow = agent.targets['encoder'][0].weight.clone()
+    agent.on_gradients = lambda: seen.append(float(net['encoder'][0].weight.grad.norm()))
+    agent.descend(1000 * net['encoder'](torch.ones(1, 3)).square().sum(),
+                  net['policy'](torch.ones(1, 6)).square().sum())
+    assert len(seen) == 1 and seen[0] > 1 and agent.updates == 1
+    assert not torch.equal(net['encoder'][0].weight, before['encoder'])
+    assert not torch.equal(net['policy'][0].weight, before['policy'])
+    assert torch.equal(net['q1'][0].weight, before['q1'])  # neither loss reaches it
+    assert not torch.equal(agent.targets['encoder'][0].weight, slow)
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_frozen_gives_back_what_it_took():
