@@ -39,8 +39,8 @@ from pruning_core.agent import Agent
 from pruning_core.checkpoint import Run, load_run, write_atomically, write_json
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
-from pruning_core.pruner import choose, shrink
 from pruning_core.recovery import recover
+from pruning_core.shrinking import choose, shrink
 
 ROWS = ((50, 0), (80, 0), (95, 300), (98, 1000), (99, 4000))  # % removed, recovery updates
 TARGETS = {'50:0': 2, '80:0': 5, '95:300': 2, '98:1000': 2, '99:4000': 5}  # % of loss
@@ -66,8 +66,8 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
         if way in SCRATCH:
             shrink(run, plan, dataclasses.replace(settings, recovery_updates=0))
             fresh = Agent(run.agent.widths, run.config.agent, torch.Generator().manual_seed(0))
-            recover(fresh, run.replay, None, updates=updates * SCRATCH[way],
-                    learning_rate=settings.recovery_learning_rate, distillation=0.0,
+            alone = dataclasses.replace(settings, distillation=0.0, recovery_task=1.0)
+            recover(fresh, run.replay, None, alone, updates=updates * SCRATCH[way],
                     rng=np.random.default_rng(settings.seed))
             run = dataclasses.replace(run, agent=fresh)
         else:

@@ -36,11 +36,11 @@ from pruning_core.export import export
 from pruning_core.latency import exported, predictor
 from pruning_core.plans import Plan
 from pruning_core.progress import Bar
-from pruning_core.pruner import scores_of
 from pruning_core.runtime.bench import Timing, of_planner, probes, time_together
 from pruning_core.runtime.bundle import Bundle
 from pruning_core.runtime.fit import fit
 from pruning_core.runtime.planner import Planner, precisions
+from pruning_core.shrinking import scores_of
 from pruning_core.surgery import apply
 
 AGENT, FOLDER = 'pendulum_dense', Path('runs/bench')

@@ -26,7 +26,7 @@ SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', '
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
 SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
 PRECISIONS = ('float32', 'bfloat16')
-ALLOCATIONS = ('uniform', 'global')
+ALLOCATIONS = ('uniform', 'global', 'knapsack')
 COUPLINGS = ('own', 'min', 'protect')
 MEMBERS = ('representative', 'score')
 LESSONS = ('latent', 'next', 'reward', 'value', 'policy')
@@ -329,7 +329,8 @@ class PruningConfig:
     latency_ms: float = 0.0
     # Which importance ranks the units.
     score: str = 'combined'
-    # 'uniform' removes the same share of every group; 'global' ranks all units together.
+    # 'uniform' removes the same share of every group; 'global' ranks all units together;
+    # 'knapsack' takes from where least importance goes for what the budget counts.
     allocation: str = 'uniform'
     # Which units of a group stay, once its width is settled: those that, weighted by importance,
     # 'representative'ly explain most of what the next layers receive, or those of highest 'score'.
@@ -345,11 +346,18 @@ class PruningConfig:
     # Widths stay multiples of this (vector lanes), and at least `floor`.
     multiple: int = 8
     floor: int = 8
-    # Gradient updates after the cut, and their Adam step size.
+    # Cuts, each followed by its share of the recovery; each removes the same share of what the one
+    # before left.
+    steps: int = 1
+    # The next step begins as soon as Kendall's tau between the units' ranks in one window of 50
+    # updates and the next comes up to this, and leaves its other updates to later steps; 0 = when
+    # its updates are done.
+    settle: float = 0.0
+    # Gradient updates in all, and their Adam step size at the start of each recovery.
     recovery_updates: int = 500
     recovery_learning_rate: float = 1e-3
     # Weight of the TD-MPC loss on the replay in them; 0 leaves it out.
-    recovery_task: float = 0.0
+    recovery_task: float = 0.1
     # Weight of staying close to the dense agent; 0 leaves it out.
     distillation: float = 1.0
     # What of it is imitated, separated by commas: the encoded latent, the next ones that the
@@ -358,6 +366,8 @@ class PruningConfig:
     # Decisions that it is imitated over, from each replayed observation, under the actions that
     # planning tries; 0 imitates it on replayed observations and actions alone.
     distillation_horizon: int = 6
+    # Step t of these counts distillation_rho**t.
+    distillation_rho: float = 0.5
     # Gate: the pruned agent's mean return on `gate_seeds` common seeds may be worse than the dense
     # agent's by this share at most; planned with `gate_samples` x `gate_iterations`.
     gate_seeds: int = 20
@@ -397,6 +407,8 @@ class PruningConfig:
         for name in ('distillation', 'recovery_task', 'distillation_horizon'):
             _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name),
                      '0 or more')
+        _require(0 < self.distillation_rho <= 1, 'pruning.distillation_rho',
+                 self.distillation_rho, 'above 0, at most 1')
         _require(self.distillation + self.recovery_task > 0, 'pruning.recovery_task', 0,
                  'above 0 where pruning.distillation is 0, too')
         for lesson in self.distilled.split(','):
@@ -414,10 +426,12 @@ class PruningConfig:
         _require(self.gate_seeds >= 1, 'pruning.gate_seeds', self.gate_seeds, '1 or more')
         _require(self.gate_return_loss >= 0, 'pruning.gate_return_loss', self.gate_return_loss,
                  '0 or more')
-        for name in ('gate_violation', 'stability_weight'):
+        _require(self.steps == 1 or self.latency_ms == 0, 'pruning.steps', self.steps,
+                 '1 where pruning.latency_ms is set')
+        for name in ('gate_violation', 'stability_weight', 'settle'):
             _require(0 <= getattr(self, name) <= 1, f'pruning.{name}', getattr(self, name),
                      'from 0 to 1')
-        for name in ('gate_states', 'gate_periods', 'gate_rounds', 'stability_batches'):
+        for name in ('gate_states', 'gate_periods', 'gate_rounds', 'stability_batches', 'steps'):
             _require(getattr(self, name) >= 1, f'pruning.{name}', getattr(self, name), '1 or more')
 
 

@@ -5,8 +5,9 @@
 What pruning has and training from scratch has not is the dense agent. It is asked once, in every
 situation of a set of `visits`: replayed observations, and the latents that its own dynamics reach
 from them under the actions that planning tries. A plan is valued on such latents, so that is where
-the smaller agent has to agree; it follows with its own encoder and its own dynamics, and every
-distance is relative to how much the dense agent's answers vary.
+the smaller agent has to agree; it follows with its own encoder and its own dynamics. Every
+distance is relative to how much the dense agent's answers vary, and early steps weigh most: the
+policy acts on the first alone.
 """
 
 from __future__ import annotations
@@ -62,23 +63,25 @@ def record(components: Mapping[str, nn.Module], visits: Visits, kept_latent: np.
 class Imitation:
     """The distance of an agent to its teacher on random situations, as two losses."""
 
-    def __init__(self, agent: Agent, teacher: Teacher, lessons: Sequence[str], batch_size: int,
-                 rng: np.random.Generator) -> None:
+    def __init__(self, agent: Agent, teacher: Teacher, lessons: Sequence[str], rho: float,
+                 batch_size: int, rng: np.random.Generator) -> None:
         """Weigh every lesson by the variance of the teacher's answers to it.
 
         Args:
             agent: who imitates.
             teacher: from `record`; only read.
             lessons: of `config.LESSONS`: what is imitated.
+            rho: step t of a rollout counts rho**t.
             batch_size: situations per call.
             rng: draws them.
         """
         self.agent = agent
         self.teacher = teacher
         self.lessons = frozenset(lessons) & frozenset(LESSONS)
+        self.rho = rho
         self.batch_size = batch_size
         self.rng = rng
-        self.distance = float('nan')  # of the policy's actions in the last batch, mean square
+        self.distance = float('nan')  # of the policy's actions in the last batch
         self._scale = {
             lesson: 1 / max(float(answers.flatten(0, 1).var(0).mean()), 1e-12)
             for lesson, answers in (('latent', teacher.latent[:1]), ('next', teacher.latent[1:]),
@@ -95,14 +98,13 @@ class Imitation:
             latents.append(agent.run(net['dynamics'], torch.cat([latents[-1], tried], dim=-1)))
         latent = torch.stack(latents)
         pair = torch.cat([latent[:-1], action], dim=-1)
+        q = ('q1', 'q2')
         parts: dict[str, Callable[[], Tensor]] = {
             'latent': lambda: functional.mse_loss(latent[0], t.latent[0, rows]),
-            'next': lambda: functional.mse_loss(latent[1:], t.latent[1:, rows]),
-            'reward': lambda: functional.mse_loss(agent.run(net['reward'], pair),
-                                                  t.reward[:, rows]),
-            'value': lambda: functional.mse_loss(
-                torch.cat([agent.run(net[q], pair) for q in ('q1', 'q2')], dim=-1),
-                t.value[:, rows]),
+            'next': lambda: self._apart(latent[1:], t.latent[1:, rows]),
+            'reward': lambda: self._apart(agent.run(net['reward'], pair), t.reward[:, rows]),
+            'value': lambda: self._apart(
+                torch.cat([agent.run(net[name], pair) for name in q], dim=-1), t.value[:, rows]),
         }
         model = torch.zeros(())
         for lesson, distance in parts.items():
@@ -112,9 +114,13 @@ class Imitation:
         def policy() -> Tensor:
             if 'policy' not in self.lessons:
                 return torch.zeros(())
-            distance = functional.mse_loss(agent.run(net['policy'], latent.detach()),
-                                           t.policy[:, rows])
+            distance = self._apart(agent.run(net['policy'], latent.detach()), t.policy[:, rows])
             self.distance = float(distance.detach())
             return self._scale['policy'] * distance
 
         return model, policy
+
+    def _apart(self, found: Tensor, taught: Tensor) -> Tensor:
+        """Mean square over (steps, B, channels), step t weighted by rho**t."""
+        weights = self.rho ** torch.arange(len(found), dtype=torch.float32)
+        return weights @ (found - taught).square().mean((1, 2)) / weights.sum()

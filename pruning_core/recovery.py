@@ -10,6 +10,7 @@ bootstrapped targets and half the time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -18,10 +19,25 @@ from pruning_core.agent import Agent, ExtraLoss
 from pruning_core.config import PruningConfig
 from pruning_core.distillation import Imitation, Teacher
 from pruning_core.importance import ImportanceTracker
+from pruning_core.importance.ranking import agreement
 from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
 
 _SUMMARY = 100  # updates between two summaries of the importance in the progress
+_WINDOW = 50  # updates between two looks at the ranks of the units
+
+
+class Recovered(NamedTuple):
+    """How recovery ended.
+
+    Attributes:
+        updates: that were done.
+        distance: mean squared distance of the policy's actions to the teacher's in the last
+            batch, early steps weighted most; NaN without imitation.
+    """
+
+    updates: int
+    distance: float
 
 
 def _weighted(imitation: Imitation, weight: float) -> ExtraLoss:
@@ -34,7 +50,7 @@ def _weighted(imitation: Imitation, weight: float) -> ExtraLoss:
 
 def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: PruningConfig, *,
             updates: int, rng: np.random.Generator, importance: ImportanceTracker | None = None,
-            progress: Progress = silent) -> float:
+            progress: Progress = silent) -> Recovered:
     """Train a cut agent for a number of updates.
 
     Args:
@@ -48,16 +64,18 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: Pru
         importance: measured on the way, so that the pruned agent can be pruned again.
         progress: told after every update.
 
-    Returns:
-        The mean squared distance of the policy's actions to the teacher's in the last batch (NaN
-        without imitation).
+    With `settings.settle` it ends sooner, when Kendall's tau between the ranks of all units in
+    one window of updates and the next comes up to that.
     """
     task, imitated = settings.recovery_task, teacher is not None and settings.distillation > 0
     size, horizon = agent.config.batch_size, agent.config.horizon
     imitation = None
     if teacher is not None and imitated:
-        imitation = Imitation(agent, teacher, settings.distilled.split(','), size, rng)
+        imitation = Imitation(agent, teacher, settings.distilled.split(','),
+                              settings.distillation_rho, size, rng)
     facts: dict[str, float | str] = {}
+    done = 0
+    ranks: np.ndarray | None = None
     if importance is not None:
         agent.on_gradients = importance.observe
     if imitation is not None and task > 0:
@@ -75,8 +93,14 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: Pru
                 importance.step()
                 if i % _SUMMARY == 0:
                     facts['importance'] = importance.summary()
-            progress('recover', i + 1, updates, **facts)
+            done = i + 1
+            progress('recover', done, updates, **facts)
+            if importance is not None and settings.settle > 0 and done % _WINDOW == 0:
+                before, ranks = ranks, np.concatenate(
+                    list(importance.unit_scores('combined').values()))
+                if before is not None and agreement(before, ranks) >= settings.settle:
+                    break
     finally:
         agent.extra_loss = None
         agent.on_gradients = lambda: None
-    return imitation.distance if imitation is not None else float('nan')
+    return Recovered(done, imitation.distance if imitation is not None else float('nan'))

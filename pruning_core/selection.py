@@ -20,6 +20,7 @@ from pruning_core.budgets import Budget
 from pruning_core.config import ALLOCATIONS, COUPLINGS
 from pruning_core.errors import GroupError, explain, nearest
 from pruning_core.groups import Costs, Group
+from pruning_core.knapsack import Packing
 from pruning_core.plans import Plan
 
 Array = npt.NDArray[np.float64]
@@ -72,7 +73,9 @@ def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
         budget: `Parameters`, `Macs` or `Milliseconds`.
         limits: floors, multiples, caps, the coupling rule and protected groups.
         allocation: 'uniform' takes the same share of every group; 'global' ranks all units
-            together, each score divided by its group's mean so that groups are comparable.
+            together, each score divided by its group's mean so that groups are comparable;
+            'knapsack' takes scores as they are, and units from where least of it goes for what
+            the budget counts (see `knapsack`).
         score: name of the score, kept in the plan.
         strict: raise where the budget cannot be met; otherwise remove what the limits allow.
 
@@ -87,7 +90,10 @@ def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
     _check(groups, free, scores, limits, allocation)
     sizes = {g.name: g.size for g in free}
     costs = Costs(groups)
-    share_out = _uniform(free) if allocation == 'uniform' else _global(free, scores)
+    packing = Packing(free, {g.name: _scores(scores, g) for g in free}, limits.multiple,
+                      lambda removed: budget.achieved(costs, sizes, removed))
+    share_out = {'uniform': lambda: _uniform(free), 'global': lambda: _global(free, scores),
+                 'knapsack': packing.order}[allocation]()
     ceilings = _ceilings(free, costs, share_out, limits)
 
     def wanted_at(level: float) -> dict[str, int]:
@@ -109,6 +115,10 @@ def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
             else:
                 low = middle
     counts = counts_at(high)
+    if allocation == 'knapsack':
+        counts = packing.exchange(counts, budget.met, {
+            g.name: g.size - _allowed(g, g.size, limits) for g in free
+            if g.kind != 'coupling' and ceilings[g.name] == 1.0 and g.name not in limits.protect})
     achieved = budget.achieved(costs, sizes, counts)
     if strict and not budget.met(achieved):
         raise GroupError(_missed(groups, free, budget, achieved, limits))

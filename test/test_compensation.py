@@ -14,7 +14,7 @@ from torch import nn
 from pruning_core.channels import trace
 from pruning_core.compensation import compensate, compensate_agent
 from pruning_core.plans import Plan
-from pruning_core.pruner import cut
+from pruning_core.shrinking import cut
 from pruning_core.surgery import apply
 from pruning_core.visits import visit
 

@@ -25,7 +25,7 @@ def teacher(make_agent, visits):
 
 
 def imitation(agent, teacher, lessons=LESSONS, rows=16):
-    return Imitation(agent, teacher, lessons, rows, np.random.default_rng(0))
+    return Imitation(agent, teacher, lessons, 0.5, rows, np.random.default_rng(0))
 
 
 def test_teacher_situation_by_situation(make_agent, visits):
@@ -50,8 +50,8 @@ def test_teacher_situation_by_situation(make_agent, visits):
 
 def test_an_uncut_copy_is_no_distance_away(make_agent, teacher):
     model, policy = imitation(make_agent(seed=1), teacher)()
-    assert float(model) == pytest.approx(0, abs=1e-9)
-    assert float(policy()) == pytest.approx(0, abs=1e-9)
+    assert float(model.detach()) == pytest.approx(0, abs=1e-9)
+    assert float(policy().detach()) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(('lesson', 'component'), [
@@ -110,3 +110,15 @@ def test_teacher_is_only_read(make_agent, teacher):
     model, policy = imitation(agent, teacher)()
     agent.descend(model, policy())
     assert all(torch.equal(a, b) for a, b in zip(before, teacher, strict=True))
+
+
+def test_early_steps_weigh_most(make_agent, teacher):
+    """An error of one step counts rho**t of what it would at the first."""
+    found = []
+    for step in range(3):
+        wrong = teacher.reward.clone()
+        wrong[step] += 1
+        agent = make_agent(seed=1)
+        one = imitation(agent, teacher._replace(reward=wrong), ['reward'])
+        found.append(float(one()[0].detach()) / one._scale['reward'])
+    assert found == pytest.approx([4 / 7, 2 / 7, 1 / 7], rel=1e-4)

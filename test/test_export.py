@@ -97,8 +97,8 @@ def test_the_bundle_plans_as_torch_does(drawn, tmp_path, overrides):
 
 def test_a_pruned_agent_keeps_parity(run, tmp_path):
     from pruning_core.budgets import Parameters
-    from pruning_core.pruner import cut
     from pruning_core.selection import Limits, select
+    from pruning_core.shrinking import cut
 
     graph = run.agent.graph()
     plan = select(graph.groups, run.importance.unit_scores('combined'), Parameters(0.6),

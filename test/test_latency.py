@@ -156,7 +156,7 @@ def test_prune_with_a_budget_ends_below_it(run, tmp_path, monkeypatch):
     assert gate['p50_s'] <= gate['allowed_p50_s'] == 1.0
     slow = dataclasses.replace(settings, latency_ms=1e-6)
     with pytest.raises(GateError, match='half of all plans take more than'):
-        monkeypatch.setattr('pruning_core.pruner.plan_within',
+        monkeypatch.setattr('pruning_core.shrinking.plan_within',
                             lambda run, *_: select(run.agent.graph().groups, {
                                 g.name: torch.arange(g.size).numpy() * 1.0
                                 for g in run.agent.graph().free}, Milliseconds(

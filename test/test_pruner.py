@@ -29,8 +29,9 @@ from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.baselines import NEED_DATA
 from pruning_core.networks import count_parameters
 from pruning_core.plans import Plan
-from pruning_core.pruner import BUNDLE, PLAN, measure_latency, prune, scores_of
+from pruning_core.pruner import BUNDLE, PLAN, measure_latency, prune
 from pruning_core.runtime.bundle import open_bundle
+from pruning_core.shrinking import scores_of
 
 PHASES = ('reference', 'score', 'cut', 'recover', 'evaluate', 'latency')
 FILES = {AGENT, EVALUATION, LINEAGE, METRICS, PLAN, REPLAY, BUNDLE, 'config.yaml',

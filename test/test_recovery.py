@@ -43,7 +43,7 @@ def go(agent, replay, teacher, *, updates=5, seed=0, importance=None, progress=N
 
 @torch.no_grad()
 def distance(agent, teacher):
-    model, policy = Imitation(agent, teacher, LESSONS, 200, np.random.default_rng(5))()
+    model, policy = Imitation(agent, teacher, LESSONS, 0.5, 200, np.random.default_rng(5))()
     return float(model), float(policy())
 
 
@@ -51,9 +51,9 @@ def distance(agent, teacher):
 def test_imitation_draws_towards_the_teacher(make_agent, replay, teacher, task):
     agent = make_agent('agent.policy_every=1', seed=2)
     before = distance(agent, teacher)
-    last = go(agent, replay, teacher, updates=120, recovery_task=task, recovery_learning_rate=3e-3)
+    end = go(agent, replay, teacher, updates=120, recovery_task=task, recovery_learning_rate=3e-3)
     assert all(b < 0.7 * a for a, b in zip(before, distance(agent, teacher), strict=True))
-    assert math.isfinite(last)
+    assert math.isfinite(end.distance) and end.updates == 120
 
 
 def test_only_the_ratio_of_the_weights_counts(make_agent, replay, teacher):
@@ -132,13 +132,24 @@ def test_hooks_are_taken_off_again(make_agent, replay, teacher, error):
 def test_without_updates_nothing_changes(make_agent, replay, teacher):
     agent = make_agent()
     before = copy.deepcopy(agent.components.state_dict())
-    assert math.isnan(go(agent, replay, teacher, updates=0))
+    assert math.isnan(go(agent, replay, teacher, updates=0).distance)
     assert all(torch.equal(v, before[k]) for k, v in agent.components.state_dict().items())
 
 
 def test_without_a_teacher_the_replay_alone_teaches(make_agent, replay, teacher):
     agent, same = make_agent(seed=3), make_agent(seed=3)
-    assert math.isnan(go(agent, replay, None))
-    assert math.isnan(go(same, replay, teacher, distillation=0.0, recovery_task=1.0))
+    assert math.isnan(go(agent, replay, None).distance)
+    end = go(same, replay, teacher, distillation=0.0, recovery_task=1.0)
+    assert math.isnan(end.distance)
     assert all(torch.equal(p, q) for p, q in zip(
         agent.components.parameters(), same.components.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(('threshold', 'updates'), [(0.0, 220), (1e-9, 100), (1.0, 220)])
+def test_ends_when_the_ranks_have_settled(make_agent, replay, teacher, threshold, updates):
+    """Never, at the second look, or not at all where they must be identical."""
+    agent = make_agent(seed=2)
+    tracker = ImportanceTracker(agent.graph(), dict(agent.components.items()),
+                                ImportanceConfig(warmup=2))
+    end = go(agent, replay, teacher, updates=220, importance=tracker, settle=threshold)
+    assert end.updates == updates == tracker.updates

@@ -17,9 +17,10 @@ from pruning_core.checkpoint import METRICS, load_run
 from pruning_core.cli import DONE, FAILED, REFUSED
 from pruning_core.errors import AgentError, ConfigError, GateError
 from pruning_core.plans import Plan
-from pruning_core.pruner import BUNDLE, choose, prune, stability_scores_of
+from pruning_core.pruner import BUNDLE, prune
 from pruning_core.runtime.bundle import open_bundle
 from pruning_core.runtime.monitor import StabilityMonitor
+from pruning_core.shrinking import choose, stability_scores_of
 from pruning_core.stability_gate import (
     PICTURE,
     TABLE,

@@ -13,8 +13,8 @@ from torch import nn
 
 from pruning_core.config import ImportanceConfig
 from pruning_core.errors import AgentError
-from pruning_core.pruner import choose, stability_scores_of
 from pruning_core.runtime.errormap import Lyapunov
+from pruning_core.shrinking import choose, stability_scores_of
 from pruning_core.stability import pendulum
 from pruning_core.stability_loss import (
     Readout,

@@ -33,9 +33,10 @@ from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.export import export
 from pruning_core.networks import count_parameters
 from pruning_core.progress import Progress, silent
-from pruning_core.pruner import choose, measure_latency, shrink
+from pruning_core.pruner import measure_latency
 from pruning_core.region import region_map
 from pruning_core.robustness import Point, delay_margin, delay_of, sweep
+from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
 
 SCORES = {'task': 0.0, 'stability-aware': 0.5}  # name -> pruning.stability_weight
