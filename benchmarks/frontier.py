@@ -2,21 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much can go, with how much recovery: pruned agents against what else a user could do.
 
-    python benchmarks/frontier.py                      # the shipped agent, 100 common seeds
-    python benchmarks/frontier.py --agents runs/a runs/b --episodes 20
+    python benchmarks/frontier.py --quick       # two dense agents
+    python benchmarks/frontier.py               # five
+    python benchmarks/frontier.py --parts       # what each part of recovery and selection gives
 
-Each cell of the table is an agent, a share of the parameters, a number of recovery updates and a
-way to get there; it is kept as soon as it is measured, so that an interrupted run goes on. Ways:
+The first dense agent is the one that ships; the others are trained with other seeds, once. Each
+cell of the table is an agent, a share of the parameters, a number of recovery updates and a way to
+get there; it is kept as soon as it is measured, so that an interrupted run goes on. Ways:
 
     ours         widths by importance, members that represent the others, weights refitted in
                  closed form, then recovery beside the dense agent
-    importance   the units of highest importance, no refit, then the same recovery
+    importance   the units of highest importance, no refit, then the TD-MPC loss on the replay
     l1, random   the same with other scores
     scratch      the same widths, fresh weights, as many updates on the same replay
     scratch x4   with four times the updates
 
-Returns are paired with the dense agent's on common seeds; with several agents the intervals are
-Student's t over agents (95 %), with one over seeds.
+Returns are paired with the dense agent's on common seeds: a hundred for ours, the first twenty
+of them for what it is compared with. With several agents the intervals are Student's t over agents
+(95 %), with one over seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ import argparse
 import dataclasses
 import json
 import os
+import subprocess
 import sys
+import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -36,22 +42,46 @@ from scipy import stats
 
 from pruning_core import zoo
 from pruning_core.agent import Agent
-from pruning_core.checkpoint import Run, load_run, write_atomically, write_json
+from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically, write_json
+from pruning_core.config import LESSONS, PruningConfig
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
 from pruning_core.recovery import recover
 from pruning_core.shrinking import choose, shrink
+from pruning_core.steps import shrink_in_steps
 
 ROWS = ((50, 0), (80, 0), (95, 300), (98, 1000), (99, 4000))  # % removed, recovery updates
 TARGETS = {'50:0': 2, '80:0': 5, '95:300': 2, '98:1000': 2, '99:4000': 5}  # % of loss
-WAYS = {
+_PLAIN: dict = {'members': 'score', 'compensation': 0.0, 'distillation': 0.0, 'recovery_task': 1.0}
+WAYS: dict[str, dict] = {
     'ours': {},
-    'importance': {'members': 'score', 'compensation': 0.0},
-    'l1': {'score': 'l1', 'members': 'score', 'compensation': 0.0},
-    'random': {'score': 'random', 'members': 'score', 'compensation': 0.0},
+    'importance': _PLAIN,
+    'l1': {**_PLAIN, 'score': 'l1'},
+    'random': {**_PLAIN, 'score': 'random'},
 }
 SCRATCH = {'scratch': 1, 'scratch x4': 4}
-BUDGET = (128, 3)  # samples x iterations of every planner
+PARTS_ROW = (98, 1000)
+PARTS: dict[str, dict] = {
+    'as it is': {},
+    'no refit': {'compensation': 0.0},
+    'refit alone': {'recovery_updates': 0},
+    'members by score': {'members': 'score'},
+    'TD-MPC loss alone': {'distillation': 0.0, 'recovery_task': 1.0},
+    'imitation alone': {'recovery_task': 0.0},
+    'both alike': {'recovery_task': 1.0},
+    'replayed states only': {'distillation_horizon': 0},
+    'all steps alike': {'distillation_rho': 1.0},
+    **{f'without {lesson}': {'distilled': ','.join(x for x in LESSONS if x != lesson)}
+       for lesson in LESSONS},
+    'final learning rate': {'recovery_learning_rate': 1e-4},
+    'score l1': {'score': 'l1'},
+    'score random': {'score': 'random'},
+    'knapsack': {'allocation': 'knapsack'},
+    'in 5 steps': {'steps': 5},
+    'when ranks settle': {'steps': 5, 'settle': 0.95},
+}
+BUDGET = (64, 2)  # samples x iterations of every planner
+EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
 
 
 def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> dict:
@@ -59,46 +89,59 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
     torch.set_num_threads(1)
     run = load_run(zoo.find(agent))
     dense = count_parameters(run.agent.components)
+    began = time.perf_counter()
     if way != 'dense':
-        settings = dataclasses.replace(run.config.pruning, sparsity=removed / 100,
-                                       recovery_updates=updates, **WAYS.get(way, {}))
-        plan = choose(run, settings)
+        settings = dataclasses.replace(
+            run.config.pruning, sparsity=removed / 100,
+            **{'recovery_updates': updates, **WAYS.get(way, PARTS.get(way, {}))})
         if way in SCRATCH:
-            shrink(run, plan, dataclasses.replace(settings, recovery_updates=0))
-            fresh = Agent(run.agent.widths, run.config.agent, torch.Generator().manual_seed(0))
-            alone = dataclasses.replace(settings, distillation=0.0, recovery_task=1.0)
-            recover(fresh, run.replay, None, alone, updates=updates * SCRATCH[way],
-                    rng=np.random.default_rng(settings.seed))
-            run = dataclasses.replace(run, agent=fresh)
+            run = from_scratch(run, settings, updates * SCRATCH[way])
         else:
-            shrink(run, plan, settings)
+            with tempfile.TemporaryDirectory() as steps:
+                last, _ = shrink_in_steps(run, settings, Path(steps))
+            run = dataclasses.replace(run, agent=last.agent)
+    seconds = time.perf_counter() - began
     seeds = evaluation_seeds(episodes)
-    if way == 'dense' and (known := shipped(run, seeds)):
-        return {'removed': 0.0, **known}
     planned = evaluate(run.agent, run.config.env, seeds, run.config.planner.scaled(*BUDGET))
     policy = evaluate(run.agent, run.config.env, seeds, None)
     return {'removed': 1 - count_parameters(run.agent.components) / dense,
+            'widths': run.agent.widths.to_json(), 'seconds': round(seconds, 1),
             'planned': planned.returns, 'policy': policy.returns}
 
 
-def shipped(run: Run, seeds: tuple[int, ...]) -> dict | None:
-    """Returns of the dense agent as they were evaluated before, on these seeds and budget."""
-    found = {kind: run.evaluation.get(kind, {}) for kind in ('planned', 'policy')}
-    budget = found['planned'].get('planner', {})
-    if (budget.get('samples'), budget.get('iterations')) != BUDGET or any(
-            tuple(e.get('seeds', ())[:len(seeds)]) != seeds for e in found.values()):
-        return None
-    return {kind: tuple(e['returns'][:len(seeds)]) for kind, e in found.items()}
+def from_scratch(run: Run, settings: PruningConfig, updates: int) -> Run:
+    """An agent of the widths that pruning finds, trained on the same replay."""
+    shrink(run, choose(run, settings), dataclasses.replace(settings, recovery_updates=0))
+    fresh = Agent(run.agent.widths, run.config.agent, torch.Generator().manual_seed(0))
+    alone = dataclasses.replace(settings, distillation=0.0, recovery_task=1.0)
+    recover(fresh, run.replay, None, alone, updates=updates,
+            rng=np.random.default_rng(settings.seed))
+    return dataclasses.replace(run, agent=fresh)
 
 
-def cells(agents: list[str]) -> list[tuple[str, int, int, str]]:
-    """Everything that is to be measured, the quick ones first."""
-    wanted = [(a, 0, 0, 'dense') for a in agents]
+def dense_agents(count: int, folder: Path) -> list[str]:
+    """The shipped agent, and others by the same command with other seeds; trained once."""
+    agents = ['pendulum_dense']
+    for seed in range(1, count):
+        out = folder / f'dense_{seed}'
+        agents.append(str(out))
+        if not (out / AGENT).is_file():
+            subprocess.run([sys.executable, '-m', 'pruning_core', 'train', '--config',
+                            'config/pendulum.yaml', '--seed', str(seed), '--evaluate', '0',
+                            '--out', str(out)], check=True)
+    return agents
+
+
+def cells(agents: list[str]) -> list[tuple[str, int, int, str, int]]:
+    """Everything that is to be measured: the dense agents first, then ours, then the rest."""
+    wanted = [(a, 0, 0, 'dense', EPISODES) for a in agents]
     for a in agents:
-        for removed, updates in ROWS:
-            wanted += [(a, removed, updates, way) for way in WAYS]
-            wanted += [(a, removed, updates, way) for way in SCRATCH if updates]
-    return sorted(wanted, key=lambda c: -c[1])
+        wanted += [(a, *row, 'ours', EPISODES) for row in reversed(ROWS)]
+    for a in agents:
+        for removed, updates in reversed(ROWS):
+            wanted += [(a, removed, updates, way, FEWER) for way in WAYS if way != 'ours']
+            wanted += [(a, removed, updates, way, FEWER) for way in SCRATCH if updates]
+    return wanted
 
 
 def losses(folder: Path, agents: list[str], removed: int, updates: int, way: str, kind: str
@@ -110,9 +153,12 @@ def losses(folder: Path, agents: list[str], removed: int, updates: int, way: str
             cut, dense = (json.loads(place(folder, agent, *c).read_text())[kind]
                           for c in ((removed, updates, way), (0, 0, 'dense')))
         except FileNotFoundError:
-            return None
-        seeds = evaluation_seeds(len(dense))
+            continue
+        seeds = evaluation_seeds(len(cut))
+        dense = dense[:len(cut)]
         per_agent.append(compare(*(Evaluation(seeds, tuple(r), None) for r in (cut, dense))))
+    if not per_agent:
+        return None
     if len(per_agent) == 1:
         (one,) = per_agent
         scale = 100 * one.loss / -one.difference if one.difference else 0.0
@@ -127,10 +173,12 @@ def place(folder: Path, agent: str, removed: int, updates: int, way: str) -> Pat
     return folder / 'cells' / f'{zoo.find(agent).name}_{removed}_{updates}_{way}.json'
 
 
-def result(folder: Path, agents: list[str], episodes: int) -> dict:
+def result(folder: Path, agents: list[str]) -> dict:
     """Everything measured so far, as it goes into result.json."""
     ways = [*WAYS, *SCRATCH]
-    found: dict = {'agents': [zoo.find(a).name for a in agents], 'episodes': episodes,
+    found: dict = {'agents': [zoo.find(a).name for a in agents],
+                   'episodes': {'ours': EPISODES, 'controls': FEWER},
+                   'planner': dict(zip(('samples', 'iterations'), BUDGET, strict=True)),
                    'targets_percent': TARGETS, 'loss_percent': {}, 'interval_percent': {},
                    'policy_loss_percent': {}, 'policy_interval_percent': {},
                    'controls': {w: {'loss_percent': {}, 'policy_loss_percent': {}}
@@ -153,8 +201,8 @@ def result(folder: Path, agents: list[str], episodes: int) -> dict:
 def table(found: dict) -> str:
     """Loss in percent, planned / policy alone."""
     ways = ['ours', *found['controls']]
-    lines = [f'loss of return against dense, %: planned / policy alone; '
-             f'{", ".join(found["agents"])}, {found["episodes"]} common seeds',
+    lines = [f'loss of return against dense, %: planned / policy alone; {len(found["agents"])} '
+             f'dense agents, {EPISODES} common seeds ({FEWER} for controls)',
              f'{"removed":>8} {"updates":>8} {"target":>7} ' + ' '.join(f'{w:>15}' for w in ways)]
     for removed, updates in ROWS:
         key = f'{removed}:{updates}'
@@ -190,32 +238,68 @@ def draw(found: dict, path: Path) -> None:
     write_atomically(path, lambda p: figure.savefig(p, format='svg'))
 
 
+def parts(folder: Path) -> dict:
+    """Losses at one row, with one thing changed at a time."""
+    agent, found = 'pendulum_dense', {}
+    for way in PARTS:
+        pair = [losses(folder, [agent], *PARTS_ROW, way, kind) for kind in ('planned', 'policy')]
+        if pair[0] and pair[1]:
+            cell = json.loads(place(folder, agent, *PARTS_ROW, way).read_text())
+            found[way] = {'loss_percent': pair[0][0], 'interval_percent': pair[0][1:],
+                          'policy_loss_percent': pair[1][0],
+                          'policy_interval_percent': pair[1][1:], 'seconds': cell['seconds']}
+    return found
+
+
+def parts_table(found: dict) -> str:
+    """One line per thing that was changed."""
+    lines = [f'{PARTS_ROW[0]} % removed, {PARTS_ROW[1]} updates, pendulum_dense, {EPISODES} '
+             'common seeds; loss in %, 95 % interval over seeds',
+             f'{"":<22} {"planned":>8} {"":>16} {"policy":>8} {"":>16} {"took":>6}']
+    for way, row in found.items():
+        shown = [f'{row[k + "loss_percent"]:8.1f} ({row[k + "interval_percent"][0]:6.1f} '
+                 f'to {row[k + "interval_percent"][1]:5.1f})' for k in ('', 'policy_')]
+        lines.append(f'{way:<22} {shown[0]:>25} {shown[1]:>25} {row["seconds"]:4.0f} s')
+    return '\n'.join(lines)
+
+
 def main() -> int:
     """Measure what is missing, print the table, write result.json and the picture."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--agents', nargs='+', default=['pendulum_dense'],
-                        help='dense agents of different training seeds (default: %(default)s)')
-    parser.add_argument('--episodes', type=int, default=100, help='common seeds')
-    parser.add_argument('--quick', action='store_true', help='20 common seeds')
+    parser.add_argument('--agents', nargs='+', help='dense agents of different training seeds, '
+                        'instead of the shipped one and those that are trained')
+    parser.add_argument('--quick', action='store_true', help='two dense agents instead of five')
+    parser.add_argument('--parts', action='store_true',
+                        help='change one thing at a time, on the shipped agent')
     parser.add_argument('--out', type=Path, default=Path('runs/frontier'))
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    episodes = 20 if options.quick else options.episodes
-    folder = options.out / f'{episodes}_seeds'
+    folder: Path = options.out
     (folder / 'cells').mkdir(parents=True, exist_ok=True)
-    missing = [c for c in cells(options.agents) if not place(folder, *c).is_file()]
+    if options.parts:
+        wanted = [('pendulum_dense', 0, 0, 'dense', EPISODES)]
+        wanted += [('pendulum_dense', *PARTS_ROW, way, EPISODES) for way in PARTS]
+    else:
+        agents = options.agents or dense_agents(2 if options.quick else 5, folder)
+        wanted = cells(agents)
+    missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
     with ProcessPoolExecutor(options.processes) as pool:
-        waiting = {pool.submit(measure, *cell, episodes): cell for cell in missing}
+        waiting = {pool.submit(measure, *cell): cell for cell in missing}
         for done, future in enumerate(as_completed(waiting), 1):
-            write_json(place(folder, *waiting[future]), future.result())
+            write_json(place(folder, *waiting[future][:4]), future.result())
             print(f'{done} of {len(missing)}: {" ".join(map(str, waiting[future]))}',
                   file=sys.stderr, flush=True)
-    found = result(folder, options.agents, episodes)
-    write_json(options.out / 'result.json', found)
-    draw(found, options.out / 'frontier.svg')
+    if options.parts:
+        changed = parts(folder)
+        write_json(folder / 'parts.json', changed)
+        print(f'{parts_table(changed)}\nresult   {folder / "parts.json"}')
+        return 0
+    found = result(folder, agents)
+    write_json(folder / 'result.json', found)
+    draw(found, folder / 'frontier.svg')
     print(table(found))
-    print(f'result   {options.out / "result.json"}\npicture  {options.out / "frontier.svg"}')
+    print(f'result   {folder / "result.json"}\npicture  {folder / "frontier.svg"}')
     return 0
 
 
