@@ -1,12 +1,12 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""How wide each group stays: the most importance kept for what a budget allows.
+"""How wide each group stays: the least lost for what a budget allows.
 
 A knapsack whose items are blocks of units, with a twist: what a block costs depends on how wide
 the groups beside it are (a layer has inputs times outputs many weights), so that no table of costs
-can be made. Blocks are therefore taken away one by one, next the one with which least importance
-goes for what is saved at the present widths; then single blocks are exchanged between groups as
-long as that keeps more. On small cases this finds what trying everything finds, or nearly.
+can be made. Blocks are therefore taken away one by one, next the one with which least is lost
+for what it saves at the present widths; then single blocks are exchanged between groups as long as
+that loses less. On small cases this finds what trying everything finds, or nearly.
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ from pruning_core.groups import Group
 Array = npt.NDArray[np.float64]
 
 
+def importance_lost(scores: Array) -> Array:
+    """Sum of the n lowest scores, n from none to all: (units + 1,); NaN counts as the highest."""
+    known = scores[np.isfinite(scores)]
+    best = float(known.max()) if len(known) else 1.0
+    return np.concatenate([[0.0], np.cumsum(np.sort(np.where(np.isfinite(scores), scores,
+                                                             best)))])
+
+
 class Packing:
     """Groups, what their units are worth, and what removing them saves."""
 
-    def __init__(self, groups: Sequence[Group], scores: Mapping[str, Array], block: int,
+    def __init__(self, groups: Sequence[Group], lost: Mapping[str, Array], block: int,
                  spent: Callable[[Mapping[str, int]], float]) -> None:
-        """Sort the units of every group by worth.
+        """Take what is to be packed.
 
         Args:
             groups: free ones.
-            scores: (units,) per group, comparable between groups; NaN counts as the group's best.
+            lost: (units + 1,) per group, what is lost with the n units that go first, from none
+                to all; comparable between groups.
             block: units taken at once.
             spent: from the units that are removed per group to what the budget counts; whether
                 that rises or falls with them is all the same.
@@ -38,17 +47,10 @@ class Packing:
         self.sizes = {g.name: g.size for g in groups}
         self.block = block
         self._spent = spent
-        # Importance lost with the n least important units, n = 0 to all.
-        self._lost = {}
-        for g in groups:
-            values = scores[g.name]
-            known = values[np.isfinite(values)]
-            best = float(known.max()) if len(known) else 1.0
-            worth = np.sort(np.where(np.isfinite(values), values, best))
-            self._lost[g.name] = np.concatenate([[0.0], np.cumsum(worth)])
+        self._lost = lost
 
     def lost(self, removed: Mapping[str, int]) -> float:
-        """Importance that goes with the least important `removed` units of each group."""
+        """What is lost with that many units of each group."""
         return float(sum(self._lost[name][n] for name, n in removed.items()))
 
     def order(self) -> Callable[[float], dict[str, int]]:
@@ -85,7 +87,7 @@ class Packing:
 
     def exchange(self, removed: Mapping[str, int], met: Callable[[float], bool],
                  least: Mapping[str, int]) -> dict[str, int]:
-        """Move blocks between groups while that keeps more importance within the budget.
+        """Move blocks between groups while less is lost that way, within the budget.
 
         Args:
             removed: units that are gone per group; the budget is met.

@@ -20,7 +20,7 @@ from pruning_core.budgets import Budget
 from pruning_core.config import ALLOCATIONS, COUPLINGS
 from pruning_core.errors import GroupError, explain, nearest
 from pruning_core.groups import Costs, Group
-from pruning_core.knapsack import Packing
+from pruning_core.knapsack import Packing, importance_lost
 from pruning_core.plans import Plan
 
 Array = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class Limits:
 
 def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
            limits: Limits = Limits(), *, allocation: str = 'uniform', score: str = '',
-           strict: bool = True) -> Plan:
+           lost: Mapping[str, Array] | None = None, strict: bool = True) -> Plan:
     """Choose the units to remove.
 
     Args:
@@ -74,9 +74,10 @@ def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
         limits: floors, multiples, caps, the coupling rule and protected groups.
         allocation: 'uniform' takes the same share of every group; 'global' ranks all units
             together, each score divided by its group's mean so that groups are comparable;
-            'knapsack' takes scores as they are, and units from where least of it goes for what
-            the budget counts (see `knapsack`).
+            'knapsack' takes units from where least is lost for what the budget counts.
         score: name of the score, kept in the plan.
+        lost: of 'knapsack': (units + 1,) per group, what is lost with the n units that go first;
+            None is the sum of their scores.
         strict: raise where the budget cannot be met; otherwise remove what the limits allow.
 
     Returns:
@@ -90,8 +91,8 @@ def select(groups: Sequence[Group], scores: Mapping[str, Array], budget: Budget,
     _check(groups, free, scores, limits, allocation)
     sizes = {g.name: g.size for g in free}
     costs = Costs(groups)
-    packing = Packing(free, {g.name: _scores(scores, g) for g in free}, limits.multiple,
-                      lambda removed: budget.achieved(costs, sizes, removed))
+    packing = Packing(free, lost or {g.name: importance_lost(_scores(scores, g)) for g in free},
+                      limits.multiple, lambda removed: budget.achieved(costs, sizes, removed))
     share_out = {'uniform': lambda: _uniform(free), 'global': lambda: _global(free, scores),
                  'knapsack': packing.order}[allocation]()
     ceilings = _ceilings(free, costs, share_out, limits)

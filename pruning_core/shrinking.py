@@ -34,12 +34,13 @@ from pruning_core.recovery import recover
 from pruning_core.selection import Limits, select
 from pruning_core.stability_gate import gate, require_plant
 from pruning_core.stability_loss import StabilityScores, mix, stability_scores
-from pruning_core.subset import representatives
+from pruning_core.subset import curves, representatives
 from pruning_core.surgery import apply
 from pruning_core.task_loss import Windows, task_loss
 from pruning_core.visits import Visits, visit
 
 _WINDOWS = 128  # of the replay, on which a loss is measured for scores that need one
+_CURVES = 512  # situations for the shares of the groups; their members are chosen on all
 _TAUGHT = 20_000  # situations at most that recovery imitates the dense agent in
 
 
@@ -119,15 +120,21 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
     graph = run.agent.graph()
     scores = _scores(run, graph, settings, progress)
 
+    lost = None
+    visits = _visits(run, settings)
+    if settings.allocation == 'knapsack' and settings.members == 'representative' and visits:
+        few = visits.spread(_CURVES)
+        lost = curves(graph.free, dict(run.agent.components.items()), few, scores)
+
     def within(budget: Budget) -> Plan:
         return select(graph.groups, scores, budget,
                       Limits(settings.floor, settings.multiple, settings.coupling,
                              settings.coupling_share),
-                      allocation=settings.allocation, score=settings.score)
+                      allocation=settings.allocation, score=settings.score, lost=lost)
 
     plan = plan_within(run, graph.groups, settings.latency_ms, within, progress) \
         if settings.latency_ms else within(Parameters(settings.sparsity))
-    return _members(run, graph, plan, scores, settings)
+    return _members(run, graph, plan, scores, settings, visits)
 
 
 def _scores(run: Run, graph: UnitGraph, settings: PruningConfig, progress: Progress
@@ -140,9 +147,8 @@ def _scores(run: Run, graph: UnitGraph, settings: PruningConfig, progress: Progr
 
 
 def _members(run: Run, graph: UnitGraph, plan: Plan, scores: Mapping[str, np.ndarray],
-             settings: PruningConfig) -> Plan:
+             settings: PruningConfig, visits: Visits | None) -> Plan:
     """Choose the members of each group again, where representatives are asked for."""
-    visits = _visits(run, settings)
     if settings.members != 'representative' or visits is None:
         return plan
     return representatives(graph.groups, dict(run.agent.components.items()), plan, visits, scores)
@@ -309,6 +315,6 @@ def shrink_until_stable(run: Run, plan: Plan, settings: PruningConfig,
         if step is None:
             return last
         rounds[-1]['gave_back'] = step.to_json()
-        plan = _members(run, graph, step.plan, scores, settings)
+        plan = _members(run, graph, step.plan, scores, settings, _visits(run, settings))
 
 

@@ -33,6 +33,12 @@ class Visits(NamedTuple):
         """(H N, Z+A) inputs of dynamics, reward and values."""
         return torch.cat([self.latent[:-1], self.action], dim=-1).flatten(0, 1)
 
+    def spread(self, count: int) -> Visits:
+        """Only some of them, evenly spread over the replay."""
+        rows = torch.linspace(0, len(self.observation) - 1, min(count, len(self.observation)))
+        at = rows.round().long()
+        return Visits(self.observation[at], self.action[:, at], self.latent[:, at])
+
     def latents(self) -> Tensor:
         """((H+1) N, Z) inputs of the policy."""
         return self.latent.flatten(0, 1)

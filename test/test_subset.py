@@ -14,7 +14,7 @@ from pruning_core.importance.baselines import Subject
 from pruning_core.importance.baselines import score as baseline
 from pruning_core.plans import Plan
 from pruning_core.selection import Limits, select
-from pruning_core.subset import greedy, representatives
+from pruning_core.subset import curves, greedy, representatives
 from pruning_core.visits import visit
 
 
@@ -23,7 +23,7 @@ def test_of_repeated_columns_one_is_chosen_and_strong_ones_come_first():
     a, b, c = torch.linalg.qr(torch.randn(60, 3, generator=generator))[0].T
     x = torch.stack([a, 2 * a, b, c, -b], dim=1)
     y = (5 * a + 3 * b + c)[:, None]
-    chosen = greedy(x, y, 3)
+    chosen = greedy(x, y, 3).columns
     assert {frozenset({0, 1}) & {i} != frozenset() for i in chosen[:1]} == {True}
     assert chosen[1] in (2, 4) and chosen[2] == 3
 
@@ -39,7 +39,7 @@ def test_the_first_choice_is_the_best_single_column(seed, columns):
         xc, yc = (v - v.mean(0) for v in (x[:, [column]], y))
         return float((yc - xc @ torch.linalg.lstsq(xc, yc).solution).square().sum())
 
-    assert error(greedy(x, y, 1)[0]) <= min(map(error, range(columns))) + 0.05
+    assert error(greedy(x, y, 1).columns[0]) <= min(map(error, range(columns))) + 0.05
 
 
 @settings(max_examples=20, deadline=None)
@@ -56,7 +56,7 @@ def test_close_to_the_best_subset_of_all(seed):
         return float((yc - part @ torch.linalg.lstsq(part, yc).solution).square().sum())
 
     errors = sorted(error(s) for s in itertools.combinations(range(6), 3))
-    assert error(greedy(x, y, 3)) <= np.median(errors)
+    assert error(greedy(x, y, 3).columns) <= np.median(errors)
 
 
 @settings(max_examples=20, deadline=None)
@@ -65,8 +65,8 @@ def test_choices_are_different_and_repeatable(seed, count):
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(np.repeat(rng.standard_normal((30, 6)), 2, axis=1))
     y = torch.from_numpy(rng.standard_normal((30, 3)))
-    chosen = greedy(x, y, count)
-    assert len(set(chosen)) == count and chosen == greedy(x, y, count)
+    chosen = greedy(x, y, count).columns
+    assert len(set(chosen)) == count and chosen == greedy(x, y, count).columns
 
 
 def planned(agent, sparsity=0.5):
@@ -132,3 +132,39 @@ def test_scores_that_were_never_measured_weigh_nothing_special(make_agent, fill)
     nothing = {name: np.full(len(values), np.nan) for name, values in scores.items()}
     assert representatives(groups, dict(agent.components.items()), plan, visits, nothing) \
         == representatives(groups, dict(agent.components.items()), plan, visits)
+
+
+def test_what_is_lost_as_units_go(make_agent, fill):
+    """From nothing to the group's whole importance; repeated units cost nothing."""
+    agent = make_agent()
+    second, last = agent.components['reward'][2], agent.components['reward'][4]
+    with torch.no_grad():
+        second.weight[8:], second.bias[8:] = second.weight[:8], second.bias[:8]
+        second.bias += 5.0
+        last.weight[:] = 1.0
+    graph = agent.graph()
+    scores = {g.name: np.full(g.size, 3.0 if g.name == 'reward.hidden2' else 1.0)
+              for g in graph.free}
+    visits = visit(agent.components, fill(episodes=30), np.random.default_rng(0))
+    lost = curves(graph.free, dict(agent.components.items()), visits, scores)
+    assert {n: len(v) for n, v in lost.items()} == {g.name: g.size + 1 for g in graph.free}
+    for name, values in lost.items():
+        assert values[0] < 0.01 and values[-1] == (3.0 if name == 'reward.hidden2' else 1.0)
+        assert (np.diff(values) >= -1e-9).all()
+    assert lost['reward.hidden2'][8] < 0.01  # the other eight explain them
+    assert lost['q1.hidden2'][15] > 10 * lost['q1.hidden2'][4]
+
+
+def test_knapsack_gives_to_the_groups_that_cannot_spare(make_agent, fill):
+    """A group whose units repeat each other becomes narrower than its equals."""
+    agent = make_agent()
+    second, last = agent.components['reward'][2], agent.components['reward'][4]
+    with torch.no_grad():
+        second.weight[:], second.bias[:] = second.weight[:1].clone(), 5.0
+        last.weight[:] = 1.0
+    graph = agent.graph()
+    scores = {g.name: np.ones(g.size) for g in graph.free}
+    visits = visit(agent.components, fill(episodes=30), np.random.default_rng(0))
+    plan = select(graph.groups, scores, Parameters(0.5), Limits(1, 1), allocation='knapsack',
+                  lost=curves(graph.free, dict(agent.components.items()), visits, scores))
+    assert len(plan.kept('reward.hidden2')) < len(plan.kept('q1.hidden2'))

@@ -45,3 +45,20 @@ def test_what_comes_into_a_layer():
     with torch.no_grad():
         assert torch.equal(layer_input(module, module[2], x), module[1](module[0](x)))
     assert not module[2]._forward_pre_hooks
+
+
+def test_some_of_them_are_spread_over_all(make_agent, fill):
+    visits = visit(make_agent().components, fill(), np.random.default_rng(0), rows=10)
+    few = visits.spread(4)
+    assert torch.equal(few.observation, visits.observation[[0, 3, 6, 9]])
+    assert torch.equal(few.latent, visits.latent[:, [0, 3, 6, 9]])
+    assert torch.equal(few.action, visits.action[:, [0, 3, 6, 9]])
+    assert torch.equal(visits.spread(100).latent, visits.latent)
+
+
+def test_replayed_actions_come_first_where_asked(make_agent, fill):
+    replay = fill(episodes=3)
+    visits = visit(make_agent().components, replay, np.random.default_rng(0), rows=10**6,
+                   horizon=2, replayed=True)
+    assert torch.equal(visits.action[0], torch.from_numpy(replay.actions()))
+    assert not torch.equal(visits.action[1], visits.action[0])
