@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning_core import __version__
+from pruning_core import __version__, studies
 from pruning_core.arguments import Parser
 from pruning_core.errors import ConfigError, GateError, MissingExtra, PruningError, explain
 from pruning_core.progress import Bar, JsonLines
@@ -37,7 +37,7 @@ DONE, REFUSED, FAILED, INTERRUPTED = 0, 1, 2, 130
 _ORPHAN_S = 10.0  # that a command without its parent has to end in good order
 _EXTRAS = {'torch': 'train', 'gymnasium': 'train', 'scipy': 'train', 'tqdm': 'train',
            'safetensors': 'train', 'onnx': 'export', 'matplotlib': 'viz',
-           'rosbags': 'bags'}
+           'rosbags': 'bags', 'sklearn': 'studies', 'distributed': 'cluster'}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -171,16 +171,25 @@ def parser() -> argparse.ArgumentParser:
     add_long(stability)
 
     study = add('study', _study, 'Run an experiment; goes on where an interrupted one stopped',
-                'python -m pruning_core study stability --out docs/studies')
-    study.add_argument('name', choices=('stability',), help='which experiment')
+                'python -m pruning_core study latent --quick')
+    study.add_argument('name', choices=studies.NAMES, help='which experiment')
+    study.add_argument('--quick', action='store_true',
+                       help='the short form; its numbers are marked as quick')
+    study.add_argument('--data', default='', metavar='DIR',
+                       help="folder with MNIST's IDX files (default: the digits of scikit-learn)")
+    study.add_argument('--download', action='store_true',
+                       help="fetch MNIST's images into the folder of --data first")
     study.add_argument('--agent', action='append', default=[],
                        help='run folder or shipped agent; repeat it for intervals over agents')
-    study.add_argument('--work', type=Path, help='folder for what is measured on the way '
-                       '(default: runs/study_NAME)')
+    study.add_argument('--work', type=Path, default=Path('runs/studies'),
+                       help='folder for what is measured on the way (default: %(default)s)')
     study.add_argument('--out', type=Path, help='folder for NAME.json and its pictures '
-                       '(default: the work folder)')
-    study.add_argument('--processes', type=int, default=1,
-                       help='processes of one thread each (default: %(default)s)')
+                       '(default: NAME in the work folder)')
+    study.add_argument('--processes', type=int, default=os.cpu_count() or 1,
+                       help='processes of one thread each (default: one per core)')
+    study.add_argument('--executor', metavar='dask://HOST:PORT',
+                       help='run on a Dask cluster whose workers see the work folder, instead of '
+                       'on processes of this machine')
     add_set(study)
     add_long(study)
 
@@ -546,12 +555,22 @@ def _stability(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from pruning_core.studies.stability import publish, settings_from, study
+    from pruning_core import images
+    from pruning_core.studies.runner import Cluster, Pool
+    from pruning_core.studies.study import Asked, run_study, settings_from
 
-    work = options.work or Path('runs') / f'study_{options.name}'
-    result = study(work, options.agent or ['pendulum_dense'], settings_from(options.set),
-                   options.processes, _progress(options))
-    return _tell(options, publish(result, options.out or work))
+    study = studies.find(options.name)
+    asked = Asked(options.quick, options.set,
+                  {'data': options.data, 'agent': tuple(options.agent)}, options.work, options.out)
+    settings = settings_from(study, asked)
+    if options.download:
+        if not options.data:
+            raise ConfigError(explain('--download was given', 'no folder to fetch into',
+                                      '--data DIR beside it', 'name the folder'))
+        images.download(Path(options.data),
+                        told=lambda name: print(f'fetching {name}', file=sys.stderr))
+    pool = Cluster(options.executor) if options.executor else Pool(options.processes)
+    return _tell(options, run_study(study, settings, asked, pool, _progress(options)))
 
 
 def _keys(options: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ ACTIVATIONS = ('relu', 'elu')
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp',
           'taylor', 'activation', 'ablation')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
-SCHEDULES = ('none', 'cosine', 'frequencies', 'constant', 'step', 'exponential')
+SCHEDULES = ('none', 'cosine', 'in_phase', 'frequencies', 'constant', 'step', 'exponential')
 PRECISIONS = ('float32', 'bfloat16')
 ALLOCATIONS = ('uniform', 'global', 'knapsack')
 COUPLINGS = ('own', 'min', 'protect')

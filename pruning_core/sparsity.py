@@ -38,6 +38,7 @@ def coefficients(config: SparsityConfig, groups: int, update: npt.ArrayLike) -> 
     | schedule | lambda_i(t), between lambda_min and lambda_max |
     |---|---|
     | `cosine` | one cosine per period T, group i delayed by i T / n: least at t = i T / n |
+    | `in_phase` | the same cosine without the delays: all groups at once |
     | `frequencies` | i + 1 cosines per period: orthogonal over a period, however many groups |
     | `constant` | lambda_max |
     | `step` | lambda_max, its distance to lambda_min halved at every multiple of T |
@@ -56,6 +57,8 @@ def coefficients(config: SparsityConfig, groups: int, update: npt.ArrayLike) -> 
     low, span, period = config.lambda_min, config.lambda_max - config.lambda_min, config.period
     if config.schedule == 'cosine':
         share = (1 - np.cos(2 * math.pi * (t / period - i / groups))) / 2
+    elif config.schedule == 'in_phase':
+        share = (1 - np.cos(2 * math.pi * t / period + 0 * i)) / 2
     elif config.schedule == 'frequencies':
         share = (1 - np.cos(2 * math.pi * t / period * (i + 1))) / 2
     elif config.schedule == 'step':

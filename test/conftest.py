@@ -154,6 +154,23 @@ def cart():
     return 'TestCart-v0'
 
 
+@pytest.fixture(scope='session')
+def here():
+    """Runs trials in threads of this process, where a test can reach into them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pruning_core.studies.runner import Pool
+
+    class Here(Pool):
+        def open(self):
+            return ThreadPoolExecutor(self._processes)
+
+        def end(self, executor):
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    return Here(1)
+
+
 @pytest.fixture
 def contents():
     """Bytes of every file below a folder, by path."""

@@ -4,8 +4,8 @@
 
 Agents in; for each of them, each sparsity and each score the return, the share of states from
 which the decrease test fails with its bound, the margin, the region of attraction and the delay
-margin out (method section 5). All on common states, seeds and noise. Every row is kept as soon as
-it is measured; starting again goes on where it stopped.
+margin out (method section 5). All on common states, seeds and noise. Every part of a row is kept
+as soon as it is measured; starting again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,28 @@ from pruning_core import checkpoint as files
 from pruning_core import zoo
 from pruning_core.checkpoint import Run, load_run
 from pruning_core.closed_loop import AgentController, Conditions, Workers
-from pruning_core.config import override
 from pruning_core.decrease import check, reference_level
-from pruning_core.errors import ConfigError, MissingExtra, explain
+from pruning_core.errors import ConfigError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.export import export
 from pruning_core.networks import count_parameters
-from pruning_core.progress import Progress, silent
 from pruning_core.pruner import measure_latency
 from pruning_core.region import region_map
 from pruning_core.robustness import Point, delay_margin, delay_of, sweep
 from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
+from pruning_core.studies.runner import Context, Trial
+from pruning_core.studies.study import Study
 
 SCORES = {'task': 0.0, 'stability-aware': 0.5}  # name -> pruning.stability_weight
 PASSING = 0.05  # violation bound up to which a sparsity counts as safe
 
 
 @dataclass(frozen=True)
-class Settings:
+class Size:
     """How large the study is.
 
     Attributes:
-        sparsities: shares of the parameters to remove, in the order of measuring: small agents are
-            quick; 0 is the dense agent itself.
         policy: the policy acts alone, which is a thousand times cheaper to simulate.
         samples: plans per refinement, and `iterations` refinements, of every planner.
         cells: rows and columns of the map, one run each.
@@ -59,11 +57,9 @@ class Settings:
         periods: longest run.
         episodes: of the return.
         recovery_updates: after each cut.
-        latency: time full plans of every agent, too, at the end.
         seed: of states, noise and recovery.
     """
 
-    sparsities: tuple[float, ...] = (0.95, 0.9, 0.0, 0.7, 0.5, 0.3)
     policy: bool = False
     samples: int = 64
     iterations: int = 2
@@ -74,121 +70,129 @@ class Settings:
     periods: int = 100
     episodes: int = 10
     recovery_updates: int = 2000
-    latency: bool = True
     seed: int = 0
 
 
-def study(folder: Path, agents: Sequence[str], settings: Settings, processes: int = 1,
-          progress: Progress = silent) -> dict[str, Any]:
-    """Run what is missing of the study, and return its result.
+@dataclass(frozen=True)
+class Settings(Size):
+    """What is measured of which agents.
 
-    Args:
-        folder: where rows and pruned agents are kept, one folder per agent.
-        agents: run folders or names of shipped agents; more than one gives intervals.
-        settings: its size; a folder that was begun with others is refused.
-        processes: for closed-loop runs.
-        progress: told of every phase.
+    Attributes:
+        sparsities: shares of the parameters to remove; 0 is the dense agent itself.
+        latency: time full plans of every agent, too, at the end.
+        agent: run folders or names of shipped agents; more than one gives intervals.
+    """
+
+    sparsities: tuple[float, ...] = (0.95, 0.9, 0.0, 0.7, 0.5, 0.3)
+    latency: bool = True
+    agent: tuple[str, ...] = ('pendulum_dense',)
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """One agent, pruned in one way.
+
+    Attributes:
+        agent: run folder or shipped agent.
+        sparsity: share of the parameters to remove; 0 is the dense agent itself.
+        score: a key of `SCORES`.
+        size: of what is measured.
+    """
+
+    agent: str
+    sparsity: float
+    score: str
+    size: Size
+
+
+@dataclass(frozen=True)
+class LatencyConfig:
+    """Times the agent of a row.
+
+    Attributes:
+        agent: run folder or shipped agent that the row was made of.
+        sparsity: of the row.
+    """
+
+    agent: str
+    sparsity: float
+
+
+def trials(settings: Settings, folder: str) -> list[Trial]:
+    """One per agent, sparsity and score; and the times last, so that they stand side by side.
 
     Raises:
-        ConfigError: no agents, or a folder begun with other settings.
-        AgentError: an agent cannot be opened, or its plant has no goal.
+        ConfigError: no agents.
     """
-    if not agents:
+    if not settings.agent:
         raise ConfigError(explain('a study was asked for', 'no agents', '1 or more',
                                   'name a run folder or a shipped agent'))
-    folder.mkdir(parents=True, exist_ok=True)
-    _keep_settings(folder / 'settings.json', settings)
-    rows, places = [], []
-    for name in agents:
-        source = zoo.find(name)
+    size = Size(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)})
+    out = []
+    for agent in settings.agent:
         for sparsity in settings.sparsities:
             for score in SCORES if sparsity else ('task',):
-                row = folder / source.name / f'{round(1000 * sparsity):03d}_{score}.json'
-                row.parent.mkdir(exist_ok=True)
-                if not row.is_file():
-                    files.write_json(row, _row(source, sparsity, score, settings,
-                                               row.with_suffix(''), processes, progress))
-                rows.append(json.loads(row.read_text()))
-                place = row.with_suffix('')
-                places.append((place, place if sparsity else source))
-    # Last and in one go, so that the times stand side by side.
-    for measured, (place, agent) in zip(rows, places, strict=True) if settings.latency else ():
-        measured['latency'] = _latency(place, agent, progress)
-    return {'study': 'stability', 'agents': [zoo.find(a).name for a in agents],
-            'settings': json.loads(json.dumps(asdict(settings))), 'rows': rows,
+                name = row_name(folder, agent, sparsity, score)
+                out.append(Trial(name, row, RowConfig(agent, sparsity, score, size),
+                                 weight=1 / (1.2 - sparsity)))
+                if settings.latency:
+                    out.append(Trial(f'{name}_latency', latency, LatencyConfig(agent, sparsity),
+                                     (name,), 0.1, last=True))
+    return out
+
+
+def row_name(folder: str, agent: str, sparsity: float, score: str) -> str:
+    """Name of a row's trial."""
+    return f'{folder}/{zoo.find(agent).name}/{round(1000 * sparsity):03d}_{score}'
+
+
+def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows in the order of measuring, the table over agents, and the largest safe sparsities."""
+    rows = []
+    for name, found in results.items():
+        if not name.endswith('_latency'):
+            timed = results.get(f'{name}_latency')
+            rows.append({**found, **({'latency': timed} if timed else {})})
+    return {'agents': [zoo.find(a).name for a in settings.agent], 'rows': rows,
             'table': table(rows), 'largest_safe_sparsity': {
                 score: largest_safe(rows, score) for score in SCORES}}
 
 
-def _keep_settings(path: Path, settings: Settings) -> None:
-    """Rows of one folder belong together; only which there are, and timing them, may change."""
-    wanted = {k: v for k, v in json.loads(json.dumps(asdict(settings))).items()
-              if k not in ('sparsities', 'latency')}
-    if path.is_file() and json.loads(path.read_text()) != wanted:
-        raise ConfigError(
-            explain(f"a study in '{path.parent}' was asked for",
-                    'it was begun there with other settings', f'those in {path.name}',
-                    'give another --work, or the same settings')
-        )
-    files.write_json(path, wanted)
-
-
-def _row(source: Path, sparsity: float, score: str, settings: Settings, folder: Path,
-         processes: int, progress: Progress) -> dict[str, Any]:
-    """Prune and measure one agent; the pruned agent is kept in `folder`."""
+def row(config: RowConfig, context: Context) -> dict[str, Any]:
+    """Prune and measure one agent; the pruned agent is kept in the trial's folder."""
+    source, size = zoo.find(config.agent), config.size
     run = load_run(source)
-    label = f'{source.name} {sparsity:.0%} {score}'
     achieved, dense = 0.0, count_parameters(run.agent.components)
-    if sparsity:
-        if not (folder / files.AGENT).is_file():
+    if config.sparsity:
+        if not (context.folder / files.AGENT).is_file():
             changed = dataclasses.replace(
-                run.config.pruning, sparsity=sparsity, stability_weight=SCORES[score],
-                seed=settings.seed, recovery_updates=settings.recovery_updates)
-            told = _labelled(progress, label)
-            plan = choose(run, changed, told)
-            shrunk = shrink(run, plan, changed, told)
-            config = dataclasses.replace(run.config, pruning=changed)
-            files.save_run(folder, config, run.agent, shrunk.importance, None)
-        run = dataclasses.replace(load_run(folder), folder=folder)
+                run.config.pruning, sparsity=config.sparsity,
+                stability_weight=SCORES[config.score], seed=size.seed,
+                recovery_updates=size.recovery_updates)
+            plan = choose(run, changed, context.progress)
+            shrunk = shrink(run, plan, changed, context.progress)
+            files.save_run(context.folder, dataclasses.replace(run.config, pruning=changed),
+                           run.agent, shrunk.importance, None)
+        run = load_run(context.folder)
         achieved = 1 - count_parameters(run.agent.components) / dense
-    return {'agent': source.name, 'sparsity': sparsity, 'score': score, 'achieved': achieved,
-            **_measure(run, settings, folder.with_suffix('.parts'), processes,
-                       _labelled(progress, label))}
+    return {'agent': source.name, 'sparsity': config.sparsity, 'score': config.score,
+            'achieved': achieved, **_measure(run, size, context)}
 
 
-def _latency(place: Path, agent: Path, progress: Progress) -> dict[str, Any]:
-    """Planning time of an agent's bundle with its own, full planner, and the delay it amounts to.
-
-    Args:
-        place: of the row; the result is kept beside it.
-        agent: run folder.
-        progress: told after every plan.
-    """
-    kept = place.with_suffix('.latency')
-    if not kept.is_file():
-        run = load_run(agent)
-        with tempfile.TemporaryDirectory() as scratch:
-            bundle, _ = export(run, Path(scratch) / 'bundle')
-            found = measure_latency(bundle, 1.0, _labelled(progress, place.name))
-        p = run.config.planner
-        files.write_json(kept, {
-            'p50_s': found['p50_s'], 'p99_s': found['p99_s'], 'samples': p.samples,
-            'iterations': p.iterations, 'delay': delay_of(found['p50_s'], found['period_s'])})
-    measured: dict[str, Any] = json.loads(kept.read_text())
-    return measured
+def latency(config: LatencyConfig, context: Context) -> dict[str, Any]:
+    """Planning time of an agent's bundle with its own, full planner, and the delay it means."""
+    run = load_run(context.needs[0] if config.sparsity else zoo.find(config.agent))
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle, _ = export(run, Path(scratch) / 'bundle')
+        found = measure_latency(bundle, 1.0, context.progress)
+    p = run.config.planner
+    return {'p50_s': found['p50_s'], 'p99_s': found['p99_s'], 'samples': p.samples,
+            'iterations': p.iterations, 'delay': delay_of(found['p50_s'], found['period_s'])}
 
 
-def _labelled(progress: Progress, label: str) -> Progress:
-    def told(phase: str, done: int, total: int, /, **facts: float | str) -> None:
-        progress(f'{label}: {phase}', done, total, **facts)
-
-    return told
-
-
-def _measure(run: Run, settings: Settings, kept: Path, processes: int, progress: Progress
-             ) -> dict[str, Any]:
+def _measure(run: Run, settings: Size, context: Context) -> dict[str, Any]:
     """Everything that the study asks of one agent; each part is kept as soon as it is there."""
-    env = run.config.env
+    env, kept = run.config.env, context.folder / 'parts.json'
     judged = require_plant(run.config, 'a stability study')
     lyapunov = judged.lyapunov
     planner = None if settings.policy else run.config.planner.scaled(
@@ -196,11 +200,11 @@ def _measure(run: Run, settings: Settings, kept: Path, processes: int, progress:
     conditions = Conditions(settings.periods)
 
     def workers(phase: str) -> Workers:
-        return Workers(processes, progress, phase)
+        return Workers(1, context.progress, phase)
 
     def returned() -> Any:
         seeds = evaluation_seeds(settings.episodes)
-        found = evaluate(run.agent, env, seeds, planner, progress)
+        found = evaluate(run.agent, env, seeds, planner, context.progress)
         return {'mean': found.mean, 'interval': found.interval()}
 
     def local() -> Any:
@@ -273,7 +277,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             line: dict[str, Any] = {'sparsity': sparsity, 'score': score, 'agents': len(mine)}
             for name, figure in {**FIGURES, **_delays(mine)}.items():
-                if name in _TIMED and 'latency' not in mine[0]:
+                if name in _TIMED and any('latency' not in r for r in mine):
                     continue
                 values = np.array([figure(r) for r in mine], float)
                 line[name] = float(values.mean())
@@ -299,55 +303,22 @@ def largest_safe(rows: Sequence[dict[str, Any]], score: str) -> float | None:
     return safe
 
 
-def settings_from(overrides: Sequence[str]) -> Settings:
-    """Read `stability.KEY=VALUE` overrides; values are YAML.
+def draw(result: Mapping[str, Any]) -> dict[str, str]:
+    """Two maps side by side, and the figures over sparsity."""
+    from pruning_core import stability_figures as figures
 
-    Raises:
-        ConfigError: an unknown key, or a value of another kind.
-    """
-    values = asdict(Settings())
-    for name, value in override({'stability': {}}, overrides).items():
-        unknown = set(value) - set(values) if name == 'stability' else {name}
-        if unknown:
-            raise ConfigError(
-                explain(f'{", ".join(sorted(unknown))} was to be set', 'it is not known',
-                        ', '.join(f'stability.{k}' for k in values), 'correct --set')
-            )
-        for key, given in value.items():
-            kind = type(values[key])
-            given = tuple(given) if kind is tuple and isinstance(given, list) else given
-            if type(given) is not kind:
-                raise ConfigError(
-                    explain(f'stability.{key} was set to {given!r}',
-                            f'a {type(given).__name__}', f'a {kind.__name__}', 'correct --set'))
-            values[key] = given
-    return Settings(**values)
+    return {
+        'stability_maps.svg': figures.regions(_two_maps(result['rows'])),
+        'stability_table.svg': figures.tradeoff(result['table'], (
+            ('return', 'return'),
+            *((key, f'{key.split()[1]} periods late: reach the goal')
+              for key in result['table'][0] if key.endswith(' late'))))}
 
 
-def publish(result: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write the result and its pictures.
-
-    Returns:
-        What a person wants to read first.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / 'stability.json', result)
-    try:
-        from pruning_core import stability_figures as figures
-
-        pictures = {
-            'stability_maps.svg': figures.regions(_two_maps(result['rows'])),
-            'stability_table.svg': figures.tradeoff(result['table'], (
-                ('return', 'return'),
-                *((key, f'{key.split()[1]} periods late: reach the goal')
-                  for key in result['table'][0] if key.endswith(' late'))))}
-        for name, text in pictures.items():
-            files.write_atomically(folder / name, partial(Path.write_text, data=text))
-    except MissingExtra:
-        pictures = {}
+def tell(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The table in words."""
     keys = ('return', 'violation bound', 'local margin', 'region area', 'delay margin')
-    return {'result': str(folder / 'stability.json'), 'pictures': ', '.join(pictures) or 'none',
-            'agents': ', '.join(result['agents']),
+    return {'agents': ', '.join(result['agents']),
             **{f"{line['sparsity']:.0%} {line['score']}": ', '.join(
                 f'{k} {line[k]:.4g}' for k in keys) for line in result['table']},
             'largest safe sparsity': result['largest_safe_sparsity']}
@@ -359,3 +330,13 @@ def _two_maps(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ends = (min(first, key=lambda r: r['sparsity']), max(first, key=lambda r: r['sparsity']))
     return {f"{r['sparsity']:.0%} removed" if r['sparsity'] else 'dense': r['region']
             for r in ends}
+
+
+STUDY = Study(
+    name='stability',
+    question='Does a pruned agent still stabilise, and does stability-aware importance help?',
+    settings=Settings,
+    quick={'policy': True, 'sparsities': (0.95, 0.5, 0.0), 'recovery_updates': 300,
+           'local_states': 50, 'delays': (0, 1)},
+    cost='quick 2 minutes, full 6 hours',
+    trials=trials, summarise=summarise, draw=draw, tell=tell)

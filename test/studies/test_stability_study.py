@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,24 +13,31 @@ import pytest
 from pruning_core.cli import DONE, FAILED
 from pruning_core.errors import ConfigError
 from pruning_core.studies import stability as study_module
-from pruning_core.studies.stability import (
-    Settings,
-    largest_safe,
-    publish,
-    settings_from,
-    study,
-    table,
-)
+from pruning_core.studies.runner import run_trials
+from pruning_core.studies.stability import STUDY, Settings, largest_safe, table
+from pruning_core.studies.study import Asked, run_study, settings_from
 
-SMALL = Settings(sparsities=(0.5, 0.0), samples=8, iterations=1, cells=(2, 3), local_states=4,
-                 delay_states=3, delays=(0, 1), periods=22, episodes=1, recovery_updates=2)
+SMALL = {'sparsities': (0.5, 0.0), 'samples': 8, 'iterations': 1, 'cells': (2, 3),
+         'local_states': 4, 'delay_states': 3, 'delays': (0, 1), 'periods': 22, 'episodes': 1,
+         'recovery_updates': 2}
 
 
 @pytest.fixture(scope='module')
-def done(trained, tmp_path_factory):
+def study(trained, here):
+    """Run a study of the tiny agent in this process, and return its result."""
+    def of(work, **changes):
+        settings = Settings(**{**SMALL, 'agent': (str(trained),), **changes})
+        run_study(STUDY, settings, Asked(work=work), here)
+        return json.loads((work / 'stability' / 'stability.json').read_text())
+
+    return of
+
+
+@pytest.fixture(scope='module')
+def done(study, tmp_path_factory):
     """A whole study, and the folder it was made in."""
     folder = tmp_path_factory.mktemp('study')
-    return study(folder / 'work', [str(trained)], SMALL), folder / 'work'
+    return study(folder), folder
 
 
 def test_rows_are_those_that_were_asked_for(done):
@@ -46,7 +54,7 @@ def test_rows_are_those_that_were_asked_for(done):
     assert result['largest_safe_sparsity'].keys() == {'task', 'stability-aware'}
 
 
-def test_an_interrupted_study_goes_on_where_it_stopped(done, trained, tmp_path, monkeypatch):
+def test_an_interrupted_study_goes_on_where_it_stopped(done, study, tmp_path, monkeypatch):
     """Struck in the middle of an agent: what was measured is not measured again."""
     result, calls, check = json.loads(json.dumps(done[0])), [], study_module.check
 
@@ -58,41 +66,38 @@ def test_an_interrupted_study_goes_on_where_it_stopped(done, trained, tmp_path, 
 
     monkeypatch.setattr(study_module, 'check', strike)
     with pytest.raises(KeyboardInterrupt):
-        study(tmp_path, [str(trained)], SMALL)
-    pruned = next(tmp_path.glob('agent/500_task/agent.safetensors'))
-    before = pruned.stat().st_mtime_ns
-    regions = []
-    monkeypatch.setattr(study_module, 'region_map', lambda *a: regions.append(a))
-    with pytest.raises(AttributeError):  # of the second agent: the first one's map is there
-        study(tmp_path, [str(trained)], SMALL)
-    assert len(regions) == 1 and pruned.stat().st_mtime_ns == before
-    monkeypatch.undo()
-    again = study(tmp_path, [str(trained)], SMALL)
+        study(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('agent.safetensors')}
+    kept = {p for p in tmp_path.rglob('parts.json') if 'region' in json.loads(p.read_text())}
+    regions, region_map = [], study_module.region_map
+    monkeypatch.setattr(study_module, 'region_map', lambda *a: regions.append(a) or region_map(*a))
+    again = study(tmp_path)
+    assert len(regions) == 3 - len(kept) < 3
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(before) <= 1
     for found in (*again['rows'], *result['rows']):
         del found['latency']  # what the clock says differs
     assert again['rows'] == result['rows']
 
 
-def test_a_folder_keeps_to_its_settings(done, trained, four_parts):
+def test_a_folder_keeps_to_its_settings(done, study, four_parts):
     result, folder = done
     with pytest.raises(ConfigError) as error:
-        study(folder, [str(trained)], Settings(sparsities=(0.5,)))
-    four_parts(error, 'other settings')
-    fewer = study(folder, [str(trained)], Settings(**{
-        **vars(SMALL), 'sparsities': (0.0,)}))
+        study(folder, periods=23)
+    four_parts(error, 'other settings', 'periods')
+    fewer = study(folder, sparsities=(0.0,))
     assert fewer['rows'] == result['rows'][2:]
-    with pytest.raises(ConfigError):
-        study(folder, [], SMALL)
+    with pytest.raises(ConfigError) as error:
+        study(folder, agent=())
+    four_parts(error, 'no agents')
 
 
-def test_what_is_published(done, tmp_path):
-    result, _ = done
-    facts = publish(result, tmp_path / 'docs')
-    assert json.loads((tmp_path / 'docs' / 'stability.json').read_text()) == json.loads(
-        json.dumps(result))
+def test_what_is_published(done):
+    result, folder = done
+    assert result['command'].startswith('python -m pruning_core study stability')
+    assert (result['quick'], result['failed'], result['trials']) == (False, {}, 6)
     for name in ('stability_maps.svg', 'stability_table.svg'):
-        assert '<svg' in (tmp_path / 'docs' / name).read_text()
-    assert '50% stability-aware' in facts
+        assert '<svg' in (folder / 'stability' / name).read_text()
+    assert '50% stability-aware' in STUDY.tell(result)
 
 
 def row(sparsity, bound, agent='a', score='task', value=1.0):
@@ -124,28 +129,39 @@ def test_table_has_students_interval():
     assert line['return interval'] == pytest.approx([2 - 12.706, 2 + 12.706], abs=1e-3)
 
 
-def test_the_policy_alone_without_times(trained, tmp_path):
+def test_the_policy_alone_without_times(trained, here, tmp_path):
     """No planner and no clock: two studies of the same agent are the same to the last digit."""
-    settings = Settings(**{**vars(SMALL), 'sparsities': (0.5,), 'policy': True, 'latency': False})
-    first, second = (study(tmp_path / n, [str(trained)], settings) for n in 'ab')
+    settings = Settings(**{**SMALL, 'sparsities': (0.5,), 'policy': True, 'latency': False,
+                           'agent': (str(trained),)})
+    first, second = (
+        STUDY.summarise(settings, run_trials(
+            STUDY.trials(settings, 'stability'), tmp_path / n, here, lambda *a, **f: None).results)
+        for n in 'ab')
     assert first == second
     assert 'latency' not in first['rows'][0] and 'planning p50 ms' not in first['table'][0]
 
 
 def test_settings_of_the_command_line(four_parts):
-    assert settings_from(['stability.cells=[3, 4]', 'stability.periods=9']) == Settings(
-        cells=(3, 4), periods=9)
+    sets = ['stability.cells=[3, 4]', 'stability.periods=9']
+    found = settings_from(STUDY, Asked(overrides=sets))
+    assert found == Settings(cells=(3, 4), periods=9)
+    quick = settings_from(STUDY, Asked(quick=True, overrides=['stability.policy=false']))
+    assert quick == dataclasses.replace(Settings(**STUDY.quick), policy=False)
     for bad, said in ((['stability.cell=3'], 'cell'), (['pruning.seed=1'], 'pruning'),
                       (['stability.periods=long'], 'long')):
         with pytest.raises(ConfigError) as error:
-            settings_from(bad)
+            settings_from(STUDY, Asked(overrides=bad))
         four_parts(error, said)
+    with pytest.raises(ConfigError) as error:
+        settings_from(STUDY, Asked(given={'data': 'somewhere'}))
+    four_parts(error, '--data')
 
 
 def test_the_command(trained, tmp_path, main, capsys):
-    sets = [f'--set=stability.{k}={json.dumps(v)}' for k, v in vars(SMALL).items()]
+    """In processes of its own, as a user has it."""
+    sets = [f'--set=stability.{k}={json.dumps(v)}' for k, v in SMALL.items()]
     assert main('study', 'stability', '--agent', trained, '--work', tmp_path / 'w', '--out',
-                tmp_path / 'o', '--json', *sets) == DONE
+                tmp_path / 'o', '--json', '--processes', '2', *sets) == DONE
     told = json.loads(capsys.readouterr().out)
     assert told['result'] == str(tmp_path / 'o' / 'stability.json')
     assert main('study', 'stability', '--set', 'stability.x=1') == FAILED

@@ -1,0 +1,199 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""What studies of agents share: an agent trained per seed, its scores, and one cut of it.
+
+Trials of three kinds. An agent's folder lies below `agents/`, so that studies that need the same
+one train it once. Its scores are kept as arrays and compared with each other and with ablation.
+Each cut is measured on the same seeds, planned and of the policy alone, and for stability.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pruning_core import config as configuration
+from pruning_core.agent import Agent
+from pruning_core.budgets import Parameters
+from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically
+from pruning_core.closed_loop import Conditions
+from pruning_core.config import Config, PruningConfig
+from pruning_core.decrease import check
+from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.recovery import recover
+from pruning_core.selection import Limits, select
+from pruning_core.shrinking import choose, scores_of, shrink
+from pruning_core.stability_gate import closed_loop, plant_of
+from pruning_core.studies.runner import Context, Trial
+from pruning_core.studies.statistics import kendall, spearman
+from pruning_core.training import Trainer
+
+SCORES_FILE, FOLDER = 'scores.npz', 'agent'
+OURS, SCRATCH, SCRATCH_SHORT = 'ours', 'scratch', 'scratch short'
+
+
+def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Trial]:
+    """One training per seed.
+
+    Args:
+        path: YAML file of the agent.
+        seeds: how many, with seeds 0, 1, ...
+        overrides: `section.key=value`; they become part of the folder's name.
+    """
+    suffix = ''.join('_' + o.partition('.')[2].replace('=', '') for o in overrides)
+    out = {}
+    for seed in range(seeds):
+        config = configuration.load(path, [*overrides, f'training.seed={seed}',
+                                           'training.threads=1'])
+        out[seed] = Trial(f'agents/{Path(path).stem}{suffix}_s{seed}', train, config, weight=6.0)
+    return out
+
+
+def train(config: Config, context: Context) -> dict[str, Any]:
+    """Train an agent; an interrupted training goes on where it stopped."""
+    folder = context.folder / FOLDER
+    if not (folder / AGENT).is_file():
+        Trainer(config, folder, context.progress).run()
+    run = load_run(folder)
+    return {'seed': config.training.seed, 'updates': run.agent.updates,
+            'parameters': count_parameters(run.agent.components)}
+
+
+@dataclass(frozen=True)
+class RanksConfig:
+    """Which scores of an agent.
+
+    Attributes:
+        scores: names; see `config.SCORES`.
+        seed: of the windows that some are measured on.
+    """
+
+    scores: tuple[str, ...]
+    seed: int
+
+
+def ranks(config: RanksConfig, context: Context) -> dict[str, Any]:
+    """Score every unit in all ways, keep the arrays, and compare them pair by pair."""
+    run = load_run(context.needs[0] / FOLDER)
+    graph = run.agent.graph()
+    names = [g.name for g in graph.free]
+    found = {s: scores_of(run, graph, s, config.seed, context.progress) for s in config.scores}
+    arrays = {f'{s}/{g}': found[s][g] for s in config.scores for g in names}
+
+    def save(path: Path) -> None:
+        with path.open('wb') as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(context.folder / SCORES_FILE, save)
+    pairs = [(a, b) for i, a in enumerate(config.scores) for b in config.scores[i + 1:]]
+    return {'spearman': {f'{a} ~ {b}': within(found[a], found[b]) for a, b in pairs},
+            'kendall': {f'{a} ~ {b}': within(found[a], found[b], kendall) for a, b in pairs},
+            'groups': {s: {g: float(np.nanmean(found[s][g])) for g in names}
+                       for s in config.scores}}
+
+
+def within(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray],
+           correlation: Any = spearman) -> float:
+    """Mean over groups of the correlation over their units: what a cut of each group rests on."""
+    values = [correlation(first[g], second[g]) for g in first]
+    values = [v for v in values if np.isfinite(v)]
+    return float(np.mean(values)) if values else float('nan')
+
+
+def stored(folder: Path, score: str) -> dict[str, np.ndarray]:
+    """Scores per group, as `ranks` kept them."""
+    with np.load(folder / SCORES_FILE) as arrays:
+        return {name.partition('/')[2]: arrays[name] for name in arrays.files
+                if name.partition('/')[0] == score}
+
+
+@dataclass(frozen=True)
+class CutConfig:
+    """One way to make an agent smaller, and how it is measured.
+
+    Attributes:
+        way: a score, whose highest units stay as they are; `ours` as `prune` does it; `scratch`,
+            the same widths trained anew on the same replay with as many updates as the agent and
+            its recovery had together; `scratch short` with the recovery's alone; `dense`.
+        pruning: sparsity, limits and recovery.
+        episodes: common seeds.
+        samples: plans per iteration; `iterations` refinements.
+        iterations: see there.
+        states: random states of the stability test of the policy alone; 0 for none.
+        view: score of a coupling view that the latent is cut by instead; empty for none.
+    """
+
+    way: str
+    pruning: PruningConfig
+    episodes: int
+    samples: int
+    iterations: int
+    states: int
+    view: str = ''
+
+
+def cut(config: CutConfig, context: Context) -> dict[str, Any]:
+    """Prune and measure; the second folder that it needs has the scores."""
+    torch.set_num_threads(1)
+    run = load_run(context.needs[0] / FOLDER)
+    dense = count_parameters(run.agent.components)
+    if config.way != 'dense':
+        run = _smaller(run, config, context)
+    w, p = run.agent.widths, run.config.planner
+    return {'removed': 1 - count_parameters(run.agent.components) / dense,
+            'macs': count_plan_macs(w, p.horizon, p.samples, p.policy_samples, p.iterations),
+            **measured(run, config, context)}
+
+
+def measured(run: Run, config: CutConfig, context: Context) -> dict[str, Any]:
+    """Returns on common seeds, and from how many states V does not fall."""
+    seeds, env = evaluation_seeds(config.episodes), run.config.env
+    planner = run.config.planner.scaled(config.samples, config.iterations)
+    planned = evaluate(run.agent, env, seeds, planner, context.progress)
+    policy = evaluate(run.agent, env, seeds, None, context.progress)
+    out: dict[str, Any] = {'planned': planned.mean, 'policy': policy.mean}
+    judged = plant_of(run.config) if config.states else None
+    if judged is not None:
+        loop = closed_loop(run.agent, judged, None, Conditions(100, hold=judged.lyapunov.steps))
+        out['violations'] = check(loop, np.inf, config.states,
+                                  config.pruning.seed).decrease.to_json()['share']
+    return out
+
+
+def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
+    settings = config.pruning
+    if config.way == OURS:
+        plan = choose(run, settings, context.progress)
+    else:
+        settings = dataclasses.replace(settings, members='score', compensation=0.0)
+        score = settings.score if config.way.startswith(SCRATCH) else config.way
+        scores = stored(context.needs[1], score)
+        if config.view:
+            assert run.importance is not None
+            scores['latent'] = run.importance.view_unit_scores('gradient')[config.view]
+        plan = select(run.agent.graph().groups, scores, Parameters(settings.sparsity),
+                      Limits(settings.floor, settings.multiple, settings.coupling,
+                             settings.coupling_share),
+                      allocation=settings.allocation, score=score)
+    if not config.way.startswith(SCRATCH):
+        shrink(run, plan, settings, context.progress)
+        return run
+    updates = settings.recovery_updates
+    if config.way == SCRATCH:
+        updates += run.agent.updates
+    shrink(run, plan, dataclasses.replace(settings, recovery_updates=0))
+    assert run.replay is not None
+    fresh = Agent(run.agent.widths, run.config.agent,
+                  torch.Generator().manual_seed(settings.seed))
+    alone = dataclasses.replace(settings, distillation=0.0, recovery_task=1.0,
+                                recovery_learning_rate=run.config.agent.learning_rate)
+    recover(fresh, run.replay, None, alone, updates=updates,
+            rng=np.random.default_rng(settings.seed), progress=context.progress)
+    return dataclasses.replace(run, agent=fresh)
