@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+BUNDLE ?=
 
 IN_VENV := . .venv/setup.sh &&
 
@@ -10,7 +11,8 @@ IN_VENV := . .venv/setup.sh &&
 
 help:
 	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
-	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help)'
+	@echo 'make demo    plant, controller and pruner together, without ros2 launch (ARGS=--help);'
+	@echo '             BUNDLE=pendulum_95, or a folder: that one instead of pruning'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test    lint, then the tests (ARGS="-k bundle -x")'
 	@echo 'make bench   the planner against its floor and others (ARGS=--help); runs/bench'
@@ -29,7 +31,7 @@ setup:
 	$(PYTHON) tools/setup_env.py
 
 demo: setup
-	@$(IN_VENV) python -m pruned_controller.demo $(ARGS)
+	@$(IN_VENV) python -m pruned_controller.demo $(if $(BUNDLE),--bundle $(BUNDLE)) $(ARGS)
 
 lint: setup
 	@$(IN_VENV) ruff check . && mypy

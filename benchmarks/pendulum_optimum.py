@@ -5,16 +5,22 @@
 Backward over the 200 steps on a grid of angle and speed, then forward from each seed's start on
 the true environment with a finer one-step look-ahead. What an agent lacks to this is its regret.
 
-    python benchmarks/pendulum_optimum.py --episodes 100
+    python benchmarks/pendulum_optimum.py --episodes 100 --agent pendulum_dense
+
+`--agent` prints the regret of an agent that was evaluated on these seeds; `--discount 0.99` plans
+for the discounted return of an episode without end, as agents learn it, and counts the whole one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 
 import gymnasium
 import numpy as np
 
+from pruning_core import zoo
+from pruning_core.checkpoint import EVALUATION
 from pruning_core.evaluation import evaluation_seeds
 
 ANGLES, SPEEDS, STEPS, DT = 361, 321, 200, 0.05
@@ -40,8 +46,11 @@ def corners(angle, speed):
     return index, weight
 
 
-def values(torques: int = 33) -> np.ndarray:
-    """(STEPS + 1, ANGLES * SPEEDS) best return from each state with so many steps done."""
+def values(torques: int = 33, discount: float = 1.0) -> np.ndarray:
+    """(STEPS + 1, ANGLES * SPEEDS) best return from each state with so many steps done.
+
+    With a discount, of an episode without end: the same after any number of steps.
+    """
     angle, speed = (x.ravel() for x in np.meshgrid(
         np.linspace(-np.pi, np.pi, ANGLES), np.linspace(-8, 8, SPEEDS), indexing='ij'))
     ahead = []
@@ -49,13 +58,21 @@ def values(torques: int = 33) -> np.ndarray:
         next_angle, next_speed, reward = step(angle, speed, torque)
         ahead.append((*corners(next_angle, next_speed), reward.astype(np.float32)))
     value = np.zeros((STEPS + 1, angle.size), np.float32)
+
+    def before(later: np.ndarray) -> np.ndarray:
+        return np.max([reward + discount * (weight * later[index]).sum(0)
+                       for index, weight, reward in ahead], axis=0)
+
     for t in reversed(range(STEPS)):
-        value[t] = np.max([reward + (weight * value[t + 1][index]).sum(0)
-                           for index, weight, reward in ahead], axis=0)
+        value[t] = before(value[t + 1])
+    if discount < 1:
+        for _ in range(STEPS):  # of what lies 400 steps ahead, 2 % are left
+            value[0] = before(value[0])
+        value[:] = value[0]
     return value
 
 
-def episode(value: np.ndarray, seed: int) -> float:
+def episode(value: np.ndarray, seed: int, discount: float = 1.0) -> float:
     """Return of one episode on the environment itself."""
     env = gymnasium.make('Pendulum-v1')
     env.reset(seed=seed)
@@ -64,7 +81,7 @@ def episode(value: np.ndarray, seed: int) -> float:
         angle, speed = env.unwrapped.state
         next_angle, next_speed, reward = step(angle, speed, torques)
         index, weight = corners(next_angle, next_speed)
-        best = torques[np.argmax(reward + (weight * value[t + 1][index]).sum(0))]
+        best = torques[np.argmax(reward + discount * (weight * value[t + 1][index]).sum(0))]
         _, paid, _, _, _ = env.step(np.array([best], np.float32))
         total += float(paid)
     return total
@@ -74,11 +91,21 @@ def main() -> None:
     """Print the mean over the first fixed seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--episodes', type=int, default=100)
-    episodes = parser.parse_args().episodes
-    value = values()
-    returns = [episode(value, seed) for seed in evaluation_seeds(episodes)]
+    parser.add_argument('--discount', type=float, default=1.0)
+    parser.add_argument('--agent', help='run folder, or name of a shipped agent')
+    options = parser.parse_args()
+    episodes, discount = options.episodes, options.discount
+    value = values(discount=discount)
+    returns = [episode(value, seed, discount) for seed in evaluation_seeds(episodes)]
     print(f'optimum on {episodes} seeds: mean {np.mean(returns):.1f}, '
           f'standard deviation {np.std(returns):.1f}, worst {np.min(returns):.1f}')
+    if options.agent:
+        found = json.loads((zoo.find(options.agent) / EVALUATION).read_text())['planned']
+        regret = np.sort(returns - np.array(found['returns'][:episodes]))[::-1]
+        print(f'regret of {options.agent}: mean {regret.mean():.1f} '
+              f'({-regret.mean() / np.mean(returns):.1%}), median {np.median(regret):.1f}; the '
+              f'worst tenth of the seeds has {regret[:episodes // 10].sum() / regret.sum():.0%} '
+              'of it')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,8 @@
     python benchmarks/seeds.py --config config/pendulum_quick.yaml --seeds 5 --evaluate 20
 
 Each seed has its folder below `--out`; what is finished there is not trained again, and an
-interrupted run goes on. The interval is Student's t over seeds (95 %), of each seed's mean return.
+interrupted run goes on. The interval is Student's t over seeds (95 %), of each seed's mean return
+on the fixed seeds; with `--evaluate 0`, of the last point of its learning curve.
 """
 
 from __future__ import annotations
@@ -63,18 +64,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--config', type=Path, required=True)
     parser.add_argument('--seeds', type=int, default=5)
-    parser.add_argument('--evaluate', type=int, default=20, help='fixed seeds a training')
+    parser.add_argument('--evaluate', type=int, default=20,
+                        help='fixed seeds a training; 0: the last point of its learning curve')
     parser.add_argument('--out', type=Path, default=Path('runs/seeds'))
     parser.add_argument('--picture', type=Path, help='SVG or PNG (default: in --out)')
     options = parser.parse_args()
-    if options.seeds < 2 or options.evaluate < 1:
-        parser.error('an interval needs 2 seeds or more, each evaluated once or more')
+    if options.seeds < 2 or options.evaluate < 0:
+        parser.error('an interval needs 2 seeds or more')
     name, returns, curves = options.config.stem, [], []
     for seed in range(options.seeds):
         folder = options.out / f'{name}-{seed}'
         settings = configuration.load(options.config, [f'training.seed={seed}'])
         if not (folder / AGENT).is_file():
             Trainer(settings, folder, Bar()).run()
+        curves.append(curve(folder))
+        if not options.evaluate:
+            returns.append(curves[-1][-1, 1])
+            continue
         run = load_run(folder)
         if len(run.evaluation.get('planned', {}).get('seeds', ())) != options.evaluate:
             result = evaluate(run.agent, settings.env, evaluation_seeds(options.evaluate),
@@ -82,11 +88,11 @@ def main() -> None:
             write_json(folder / EVALUATION, {**run.evaluation, 'planned': result.to_json()})
             run = load_run(folder)
         returns.append(run.evaluation['planned']['mean'])
-        curves.append(curve(folder))
     mean, half = interval(np.array(returns))
+    episodes = options.evaluate or settings.training.evaluate_seeds
     sys.stdout.write(f'{name}: {", ".join(f"{r:.1f}" for r in returns)}; mean {mean:.1f}, 95 % '
                      f'interval {mean - half:.1f} to {mean + half:.1f} over {options.seeds} '
-                     f'seeds, {options.evaluate} episodes each\n')
+                     f'seeds, {episodes} episodes each\n')
     if all(len(c) for c in curves):
         draw(curves, name, options.picture or options.out / f'{name}.svg')
 

@@ -6,6 +6,9 @@ The dense agent plans with the reference's full budget, whatever it costs. `/pru
 called while it runs; the pruned bundle passes its gates, travels over DDS, and is swapped in
 between two ticks. Both then have run the same episodes on a plant that waits for nobody; the demo
 ends with a table, a picture and a page.
+
+With `--bundle` nothing is pruned: what was pruned before is swapped in, or runs alone where it is
+for another plant than the agent, or is dense itself.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from pruning_core import config as configuration
 from pruning_core.errors import JobError, MissingExtra, PruningError, explain
 from pruning_core.networks import Widths, count_plan_macs
 from pruning_core.report import text_table, write_report
-from pruning_core.runtime.bundle import Manifest, open_bundle
+from pruning_core.runtime.bundle import MANIFEST, Manifest, open_bundle
 
 BAG = 'bag'
 JOINT_MAP = '["cos(pendulum.position)","sin(pendulum.position)","pendulum.velocity"]'
@@ -55,9 +58,13 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog='python -m pruned_controller.demo',
         description='Run the dense agent, prune it by service call, swap it in, compare. '
-                    'With make: make demo ARGS="--sparsity 0.9".')
+                    'With make: make demo ARGS="--sparsity 0.9", or make demo '
+                    'BUNDLE=pendulum_95 for what is pruned already.')
     p.add_argument('--agent', default='pendulum_dense',
                    help='agent to start with: run folder or shipped name (default: %(default)s)')
+    p.add_argument('--bundle', default='', metavar='NAME',
+                   help='instead of pruning: a shipped agent, a run folder or a bundle folder, '
+                        'compared with the agent')
     p.add_argument('--sparsity', type=float, default=0.95,
                    help='share of the parameters to remove (default: %(default)s)')
     p.add_argument('--score', default='combined', help='importance (default: %(default)s)')
@@ -93,6 +100,8 @@ class Demo:
         """
         self.options = options
         zoo.find(options.agent)
+        # Of a bundle that is there already: its folder, or that of an agent to be exported.
+        self.given: Path | None = zoo.bundle(options.bundle) if options.bundle else None
         configuration.from_dict({'pruning': {
             'sparsity': options.sparsity, 'score': options.score,
             'recovery_updates': options.recovery_updates,
@@ -120,7 +129,7 @@ class Demo:
         os.environ['ROS_DOMAIN_ID'] = str(domain)
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         try:
-            dense = self._export()
+            sides = self._bundles()
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)  # ours, and nothing was measured
             raise
@@ -128,7 +137,7 @@ class Demo:
         observer = Observer()
         recorder = self._record(observer)
         try:
-            self._compare(processes, observer, dense)
+            self._compare(processes, observer, sides)
         finally:
             processes.stop()
             result = self._result(observer)
@@ -146,32 +155,69 @@ class Demo:
             self.view.say(f'no recording: {error}')
             return None
 
-    def _export(self) -> Path:
-        """Make the bundle of the dense agent, in a process that may import torch."""
-        self.view.say(f'exporting {self.options.agent} ...')
-        bundle = self.folder / 'dense'
+    def _bundles(self) -> dict[str, Path]:
+        """Open or make what is there before anything runs, in the order in which it runs."""
+        if self.given is None:
+            return {'dense': self._export(self.options.agent, 'dense')}
+        given = self.given
+        if not (given / MANIFEST).is_file():
+            given = self._export(str(given), 'given')
+        manifest = open_bundle(given).manifest
+        if manifest.parameters == manifest.dense_parameters:
+            return {'dense': self._opened('dense', given)}
+        sides = {}
+        if manifest.env_id == zoo.plant(self.options.agent):
+            sides['dense'] = self._export(self.options.agent, 'dense')
+        return {**sides, 'pruned': self._opened('pruned', given)}
+
+    def _opened(self, side: str, bundle: Path) -> Path:
+        opened = open_bundle(bundle)
+        self.manifests[side], self.hashes[side] = opened.manifest, opened.hash
+        return bundle.resolve()
+
+    def _export(self, agent: str, side: str) -> Path:
+        """Make the bundle of an agent, in a process that may import torch."""
+        self.view.say(f'exporting {agent} ...')
+        bundle = self.folder / side
         done = subprocess.run(
-            [sys.executable, '-m', 'pruning_core', 'export', '--agent', self.options.agent,
+            [sys.executable, '-m', 'pruning_core', 'export', '--agent', agent,
              '--out', str(bundle), '--json'],
             capture_output=True, text=True, check=False)
         if done.returncode:
             raise JobError(done.stderr.strip().splitlines()[-1] if done.stderr.strip()
                            else 'the export failed without a word')
-        opened = open_bundle(bundle)
-        self.manifests['dense'], self.hashes['dense'] = opened.manifest, opened.hash
-        return bundle
+        return self._opened(side, bundle)
 
-    def _compare(self, processes: NodeProcesses, observer: Observer, dense: Path) -> None:
-        o = self.options
-        processes.start('plant', 'output:=joint_states', f'seed:={o.seed}')
-        processes.start('pruner', f'runs:={self.folder}/jobs', f'agent:={o.agent}',
-                        f'sparsity:={float(o.sparsity)}', f'score:={o.score}',
-                        f'recovery_updates:={o.recovery_updates}',
-                        f'gate_violation:={float(o.gate_violation)}')
-        processes.start('controller', f'bundle:={dense}', f'store:={self.folder}/bundles',
-                        'input:=joint_states', f'joint_map:={JOINT_MAP}',
+    def _compare(self, processes: NodeProcesses, observer: Observer, sides: dict[str, Path]
+                 ) -> None:
+        first, *others = sides
+        self._start(processes, observer, first, sides[first])
+        self._event(observer, f'{first} runs')
+        self._episodes(first, processes, observer)
+        if self.given is None:
+            self._prune(processes, observer)
+        for side in others:
+            self._swap(processes, observer, side, sides[side])
+        self._event(observer, 'done')
+
+    def _start(self, processes: NodeProcesses, observer: Observer, side: str, bundle: Path
+               ) -> None:
+        """Start every node, and the controller with its first bundle."""
+        o, manifest = self.options, self.manifests[side]
+        joints = manifest.env_id == 'Pendulum-v1'
+        source = 'joint_states' if joints else 'observation'
+        processes.start('plant', f'env_id:={manifest.env_id}', f'output:={source}',
+                        f"max_episode_steps:={manifest.config['env']['max_episode_steps']}",
+                        f'seed:={o.seed}')
+        if self.given is None:
+            processes.start('pruner', f'runs:={self.folder}/jobs', f'agent:={o.agent}',
+                            f'sparsity:={float(o.sparsity)}', f'score:={o.score}',
+                            f'recovery_updates:={o.recovery_updates}',
+                            f'gate_violation:={float(o.gate_violation)}')
+        processes.start('controller', f'bundle:={bundle}', f'store:={self.folder}/bundles',
+                        f'input:={source}', *([f'joint_map:={JOINT_MAP}'] if joints else ()),
                         f'planner.samples:={o.samples}', f'planner.iterations:={o.iterations}')
-        self.view.say('starting plant, pruner and controller ...')
+        self.view.say('starting the nodes ...')
         for name, step in (('configure', Transition.TRANSITION_CONFIGURE),
                            ('activate', Transition.TRANSITION_ACTIVATE)):
             if not observer.transition('/controller', step):
@@ -181,9 +227,9 @@ class Demo:
                             'a controller with a good bundle',
                             f"read {self.folder / 'controller.log'}")
                 )
-        self._event(observer, 'dense runs')
-        self._episodes('dense', processes, observer)
 
+    def _prune(self, processes: NodeProcesses, observer: Observer) -> None:
+        """Let the pruner make a bundle while the dense one runs, and see it swapped in."""
         accepted, said = observer.call('/pruner/prune')
         if not accepted:
             raise JobError(said)
@@ -193,15 +239,24 @@ class Demo:
         self.jobs = dict(observer.status)
         if observer.status.get('state') != 'done':
             raise JobError(str(observer.status.get('error', observer.status)))
-        wanted = observer.status['result']['hash']
+        self._opened('pruned', Path(observer.status['result']['bundle']))
         self._event(observer, 'gates passed, bundle published')
+        self._taken(processes, observer, 'pruned')
+
+    def _swap(self, processes: NodeProcesses, observer: Observer, side: str, bundle: Path) -> None:
+        """Have the controller read another bundle."""
+        observer.set_parameter('/controller', 'bundle', str(bundle))
+        done, said = observer.call('/controller/reload', timeout_s=120.0)
+        if not done:
+            raise JobError(said)
+        self._taken(processes, observer, side)
+
+    def _taken(self, processes: NodeProcesses, observer: Observer, side: str) -> None:
+        """Wait until another bundle controls, and let it do so."""
         self._wait(processes, observer, 'waiting for the swap',
-                   lambda: observer.model.get('hash') == wanted, limit_s=30)
+                   lambda: observer.model.get('hash') == self.hashes[side], limit_s=30)
         self._event(observer, 'swapped in')
-        opened = open_bundle(observer.status['result']['bundle'])
-        self.manifests['pruned'], self.hashes['pruned'] = opened.manifest, opened.hash
-        self._episodes('pruned', processes, observer)
-        self._event(observer, 'done')
+        self._episodes(side, processes, observer)
 
     def _episodes(self, name: str, processes: NodeProcesses, observer: Observer) -> None:
         """Start the seeds again and watch a number of whole episodes."""
@@ -259,11 +314,11 @@ class Demo:
 
     def _result(self, observer: Observer) -> dict[str, Any]:
         """Collect what was measured; also after an interruption."""
-        o = self.options
+        o, first = self.options, next(iter(self.manifests.values()))
         result: dict[str, Any] = {
             'kind': 'demo', 'command': 'make demo' + (
                 f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ''),
-            'env_id': self.manifests['dense'].env_id, 'period_s': self.manifests['dense'].period_s,
+            'env_id': first.env_id, 'period_s': first.period_s,
             'seeds': list(range(o.seed, o.seed + o.episodes)), 'seconds': round(observer.now, 1),
             'machine': {'cpu': _cpu(), 'cores': os.cpu_count()},
             'versions': {'pruned_controller': __version__, 'python': platform.python_version()},
@@ -272,6 +327,8 @@ class Demo:
         }
         for name, record in self.records.items():
             result[name] = self._side(name, record)
+        if self.given is not None and len(self.manifests) == 1:
+            result['alone'] = next(iter(self.manifests))
         if self.jobs.get('result'):
             folder = Path(self.jobs['result']['folder'])
             manifest = self.manifests.get('pruned')

@@ -20,8 +20,10 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64, String, UInt64
 from std_srvs.srv import Trigger
@@ -119,6 +121,18 @@ class Observer:
         """
         request = ChangeState.Request(transition=Transition(id=transition))
         return bool(self.request(ChangeState, f'{node}/change_state', request, timeout_s).success)
+
+    def set_parameter(self, node: str, name: str, value: str) -> None:
+        """Set a text parameter of a node.
+
+        Raises:
+            JobError: the node refuses it, or does not answer.
+        """
+        request = SetParameters.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg()])
+        result = self.request(SetParameters, f'{node}/set_parameters', request, 30.0).results[0]
+        if not result.successful:
+            raise JobError(str(result.reason))
 
     def request(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
         """Call any service; returns the first answer.

@@ -101,8 +101,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument('--config', type=Path, help='YAML file it is to be trained with')
     add_set(check)
 
-    add('zoo', _zoo, 'List the shipped agents: sizes, returns, and the command that made each',
-        'python -m pruning_core zoo')
+    zoo = add('zoo', _zoo, 'List the shipped agents with returns and the command that made each, '
+              'or make one that does not ship', 'python -m pruning_core zoo make pendulum_70')
+    zoo.add_argument('action', nargs='?', choices=('make',), help='nothing: list')
+    zoo.add_argument('name', nargs='?', help='with make: which one; the list names them')
+    zoo.add_argument('--out', type=Path, help='with make: new folder (default: runs/zoo/NAME)')
+    add_long(zoo)
 
     prune = add('prune', _prune, 'Prune an agent, recover it, check its gates, export its bundle',
                 'python -m pruning_core prune --agent pendulum_dense --sparsity 0.9')
@@ -427,7 +431,9 @@ def _check_env(options: argparse.Namespace) -> int:
 def _zoo(options: argparse.Namespace) -> int:
     from pruning_core import zoo
 
-    agents = [zoo.describe(name) for name in zoo.names()]
+    if options.action:
+        return _make(options)
+    agents = [zoo.describe(name) for name in (*zoo.names(), *zoo.to_make())]
     if options.json:
         print(json.dumps(agents, indent=1))
         return DONE
@@ -435,6 +441,26 @@ def _zoo(options: argparse.Namespace) -> int:
         width = max(len(key) for key in facts)
         print('\n'.join(f'{key:{width}s}  {value}' for key, value in facts.items()), end='\n\n')
     return DONE
+
+
+def _make(options: argparse.Namespace) -> int:
+    """Run the command that makes an agent of the zoo, and write its page."""
+    from pruning_core import zoo
+    from pruning_core.report import write_report
+
+    name = options.name or ''
+    folder = options.out or zoo.MADE / name
+    command = zoo.command(name, folder)
+    made = parser().parse_args([*command, '--progress', options.progress,
+                                '--threads', str(options.threads),
+                                *(('--json',) if options.json else ())])
+    made.arguments = command
+    code: int = made.does(made)
+    try:
+        write_report(folder)
+    except MissingExtra as error:
+        print(f'no page: {error}', file=sys.stderr)
+    return code
 
 
 def _draw(folder: Path) -> None:
@@ -450,20 +476,23 @@ def _draw(folder: Path) -> None:
 def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress: Bar | JsonLines,
                write: bool) -> dict[str, Any]:
     from pruning_core import checkpoint
-    from pruning_core.evaluation import evaluate, evaluation_seeds
+    from pruning_core.evaluation import evaluate, evaluate_random, evaluation_seeds
 
     seeds = evaluation_seeds(episodes)
     planned = evaluate(run.agent, run.config.env, seeds,
                        run.config.planner.scaled(samples, iterations), progress)
     policy = evaluate(run.agent, run.config.env, seeds, None, progress)
+    random = evaluate_random(run.config.env, seeds)
     if write:
         checkpoint.write_json(run.folder / checkpoint.EVALUATION,
-                              {'planned': planned.to_json(), 'policy': policy.to_json()})
+                              {**run.evaluation, 'planned': planned.to_json(),
+                               'policy': policy.to_json(), 'random': random.to_json()})
     low, high = planned.interval()
     return {'seeds': episodes, 'return, planned': round(planned.mean, 2),
             '95 % interval': [round(low, 2), round(high, 2)],
             'worst': round(min(planned.returns), 2),
-            'return, policy alone': round(policy.mean, 2)}
+            'return, policy alone': round(policy.mean, 2),
+            'return, random actions': round(random.mean, 2)}
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from torch import Tensor
 
 from pruning_core.agent import Agent, as_tensor
 from pruning_core.config import EnvConfig, PlannerConfig
@@ -82,18 +83,40 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
     Raises:
         ConfigError: no seeds.
     """
-    if not seeds:
-        raise ConfigError(explain('an evaluation was asked for', 'zero episodes', '1 or more',
-                                  'raise the number of episodes'))
+    _require(seeds)
     returns: list[float] = []
     for first in range(0, len(seeds), _BATCH):
         batch = seeds[first:first + _BATCH]
         told = _Told(progress, first, len(batch), len(seeds))
-        returns += _episodes(agent, env, batch, planner, told)
+        act = agent.planner(planner, SeededNoise(batch)).plan if planner else agent.policy
+        returns += _episodes(env, batch, _on_arrays(act), told)
     progress('evaluate', 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
     budget = None if planner is None else {
         'horizon': planner.horizon, 'samples': planner.samples, 'iterations': planner.iterations}
     return Evaluation(tuple(int(s) for s in seeds), tuple(returns), budget)
+
+
+def evaluate_random(env: EnvConfig, seeds: Sequence[int]) -> Evaluation:
+    """Run one episode per seed with actions drawn uniformly: what one returns that knows nothing.
+
+    Raises:
+        ConfigError: no seeds.
+    """
+    _require(seeds)
+    generators = [np.random.default_rng(int(s)) for s in seeds]
+    actions = len(ScaledEnv(env).spec.action_low)
+
+    def act(_: np.ndarray) -> np.ndarray:
+        return np.stack([g.uniform(-1, 1, actions) for g in generators])
+
+    returns = _episodes(env, seeds, act, lambda _: None)
+    return Evaluation(tuple(int(s) for s in seeds), tuple(returns), None)
+
+
+def _require(seeds: Sequence[int]) -> None:
+    if not seeds:
+        raise ConfigError(explain('an evaluation was asked for', 'zero episodes', '1 or more',
+                                  'raise the number of episodes'))
 
 
 @dataclass(frozen=True)
@@ -110,15 +133,19 @@ class _Told:
         self.progress('evaluate', done, 100 * self.episodes)
 
 
-def _episodes(agent: Agent, config: EnvConfig, seeds: Sequence[int],
-              planner: PlannerConfig | None, report: Callable[[float], None]) -> list[float]:
+def _on_arrays(act: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda observation: act(as_tensor(observation)).numpy()
+
+
+def _episodes(config: EnvConfig, seeds: Sequence[int], act: Callable[[np.ndarray], np.ndarray],
+              report: Callable[[float], None]) -> list[float]:
+    """Play one episode per seed at once; `act` turns (E, O) observations into (E, A) actions."""
     environments = [ScaledEnv(config) for _ in seeds]
-    plan = agent.planner(planner, SeededNoise(seeds)).plan if planner else agent.policy
     observation = np.stack([e.reset(int(s)) for e, s in zip(environments, seeds, strict=True)])
     total, running = np.zeros(len(seeds)), np.ones(len(seeds), bool)
     steps, limit = 0, environments[0].spec.max_decisions or 1000
     while running.any():
-        action = plan(as_tensor(observation)).numpy()
+        action = act(observation)
         for i in np.flatnonzero(running):
             observation[i], reward, terminated, truncated = environments[i].step(action[i])
             total[i] += reward

@@ -7,10 +7,10 @@ where ours do, so that a checkpoint is a renaming, once every name and shape has
 number differs: the reference's encoder sees observations as the plant gives them, ours sees them
 scaled, so the scale is divided out of the encoder's first weights; the functions stay the same.
 
-What is missing for a checkpoint of TD-MPC2, whose layers (linear, LayerNorm, Mish; SimNorm) could
-be traced and cut: heads that predict a distribution over bins instead of a number, an ensemble of
-five Q nets of which two are drawn, and a policy that returns a mean and a deviation. Planner,
-losses and exported graphs here assume a number, two Q nets and an action. Such a file is refused.
+A checkpoint of TD-MPC2 is refused. Its layers (linear, LayerNorm, Mish; SimNorm) could be traced
+and cut; but its heads predict a distribution over bins instead of a number, two of five Q nets are
+drawn, its policy returns a mean and a deviation, and its losses differ. docs/agent.md goes through
+it part by part.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _of_tdmpc2(model: Mapping[str, Tensor]) -> str:
              if n.startswith('_reward.') and n.endswith('weight')]
     bins = heads[-1][0] if heads else '?'
     return (f'it is a TD-MPC2 model; what is missing for it here: heads over {bins} bins, an '
-            'ensemble of Q nets, a policy with mean and deviation (see pruning_core.importing)')
+            'ensemble of Q nets, a policy with mean and deviation, losses (see docs/agent.md)')
 
 
 def widths_of(model: Mapping[str, Tensor], path: Path) -> Widths:

@@ -131,7 +131,8 @@ def comparison_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _demo(result: Mapping[str, Any]) -> tuple[str, str, str]:
-    title = f"{result['env_id']}: dense against pruned, on the running plant"
+    sides = result.get('alone', 'dense against pruned')
+    title = f"{result['env_id']}: {sides}, on the running plant"
     parts = [
         f'<p class="lead">{text(_lead(result))}</p>',
         section('Compared', row(table(comparison_rows(result)),
@@ -169,6 +170,12 @@ def _demo(result: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _lead(result: Mapping[str, Any]) -> str:
     dense, pruned = result.get('dense'), result.get('pruned')
+    alone = result.get(result.get('alone', ''))
+    if alone and alone['returns']:
+        return (f"{alone['parameters']:,} parameters. A plan takes "
+                f"{1e3 * alone['latency']['p50_s']:.1f} ms; deadlines missed: {alone['missed']}; "
+                f'mean return of an episode: '
+                f"{sum(alone['returns']) / len(alone['returns']):.0f}.")
     if dense is None or pruned is None or not pruned['returns'] or not dense['returns']:
         return 'The run ended before the pruned agent had controlled the plant.'
 

@@ -15,7 +15,13 @@ from scipy import stats
 from pruning_core.config import EnvConfig
 from pruning_core.env import ScaledEnv
 from pruning_core.errors import ConfigError
-from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
+from pruning_core.evaluation import (
+    Evaluation,
+    compare,
+    evaluate,
+    evaluate_random,
+    evaluation_seeds,
+)
 from pruning_core.planner import SeededNoise
 
 ENV = EnvConfig(max_episode_steps=10)
@@ -54,6 +60,17 @@ def test_returns_against_a_loop(agent, planner, planned):
     assert found.seeds == seeds
     assert found.planner == ({'horizon': 2, 'samples': 16, 'iterations': 2} if planned else None)
     assert found.mean == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+def test_random_actions_against_a_loop():
+    """Uniform over the whole range, each episode with its own seed."""
+    found = evaluate_random(ENV, (1003, 1000))
+    env, rng = ScaledEnv(ENV), np.random.default_rng(1000)
+    env.reset(1000)
+    total = sum(env.step(rng.uniform(-1, 1, 1))[1] for _ in range(10))
+    assert found.returns[1] == pytest.approx(total) and found.planner is None
+    with pytest.raises(ConfigError, match='zero episodes'):
+        evaluate_random(ENV, ())
 
 
 def test_same_seeds_same_returns(agent, planner):

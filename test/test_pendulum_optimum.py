@@ -42,3 +42,16 @@ def test_interpolation_is_exact_on_linear_functions(optimum):
     np.testing.assert_allclose((weight * table[index]).sum(0), 2 * angle - 3 * speed + 1,
                                atol=1e-4)
     np.testing.assert_allclose(weight.sum(0), 1, atol=1e-6)
+
+
+def test_with_a_discount_every_step_has_the_same_value(optimum, monkeypatch):
+    """That of an episode without end; hanging costs pi ** 2 for ever where nothing else is."""
+    for name, size in (('ANGLES', 21), ('SPEEDS', 11), ('STEPS', 30)):
+        monkeypatch.setattr(optimum, name, size)
+    value = optimum.values(torques=3, discount=0.9)
+    assert (value == value[0]).all()
+    again = optimum.values(torques=3, discount=0.9)[0]
+    top = (optimum.ANGLES // 2) * optimum.SPEEDS + optimum.SPEEDS // 2
+    assert value[0][top] == again[top] == 0, 'upright and at rest'
+    assert value[0].min() > -(np.pi ** 2 + 0.1 * 64 + 0.004) / (1 - 0.9)
+    assert optimum.values(torques=3)[0].min() < optimum.values(torques=3)[-2].min() < 0

@@ -72,6 +72,15 @@ def test_a_run_cut_off_before_any_episode_still_has_a_page(result, tmp_path):
     assert 'ended before the pruned agent' in write_report(tmp_path).read_text()
 
 
+def test_one_agent_alone_has_a_page(result, tmp_path):
+    result['alone'] = 'pruned'
+    del result['dense']
+    (tmp_path / 'result.json').write_text(json.dumps(result))
+    page = write_report(tmp_path).read_text()
+    assert 'ended before' not in page and 'against' not in page.split('</h1>')[0]
+    assert f"{result['pruned']['parameters']:,} parameters. A plan takes" in page
+
+
 def test_the_page_of_the_demo_is_whole_and_escaped(result, tmp_path):
     (tmp_path / 'result.json').write_text(json.dumps(result))
     page = write_report(tmp_path).read_text()

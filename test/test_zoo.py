@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 
 from pruning_core import zoo
 from pruning_core.checkpoint import load_run
-from pruning_core.cli import parser
+from pruning_core.cli import main, parser
 from pruning_core.errors import AgentError
 from pruning_core.networks import count_parameters
 
@@ -59,6 +62,66 @@ def test_a_pruned_agent_says_what_it_was_cut_from(copied, monkeypatch):
     monkeypatch.setattr(zoo, 'ROOT', copied.parent)
     facts = zoo.describe('agent')
     assert facts['cut from'] == 'some_dense' and 'made by' not in facts
+
+
+@pytest.fixture
+def kitchen(trained, tmp_path, monkeypatch):
+    """An empty working folder, and one recipe that takes a second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(zoo.PRUNED, 'pendulum_30', (
+        'prune', '--agent', str(trained), '--sparsity', '0.3',
+        *(part for setting in QUICK for part in ('--set', f'pruning.{setting}'))))
+    return tmp_path
+
+
+QUICK = ('multiple=4', 'floor=4', 'recovery_updates=2', 'gate_seeds=2', 'gate_return_loss=100',
+         'gate_latency_share=0', 'gate_violation=0')
+
+
+def test_what_does_not_ship_is_made(kitchen, capsys, four_parts):
+    """By the command that the list shows for it; then its name stands for it."""
+    assert zoo.describe('pendulum_30')['not made yet'].endswith('zoo make pendulum_30')
+    with pytest.raises(AgentError) as error:
+        zoo.find('pendulum_30')
+    four_parts(error, 'not made yet', 'python -m pruning_core zoo make pendulum_30')
+    assert main(['zoo', 'make', 'pendulum_30', '--json']) == 0
+    made = kitchen / 'runs' / 'zoo' / 'pendulum_30'
+    assert json.loads(capsys.readouterr().out)['folder'] == 'runs/zoo/pendulum_30'
+    assert zoo.find('pendulum_30').resolve() == made and 'pendulum_30' in zoo.names()
+    assert zoo.bundle('pendulum_30').resolve() == made / 'bundle'
+    facts = zoo.describe('pendulum_30')
+    assert facts['made by'] == shlex.join(
+        ['python', '-m', 'pruning_core', *zoo.command('pendulum_30', made.relative_to(kitchen))])
+    assert (kitchen / facts['report']).name == 'report.html' and 'bundle' in facts
+    assert main(['zoo', 'make', 'pendulum_30']) == 2, 'what is there is not written over'
+    assert 'something is there already' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments', [['zoo', 'make'], ['zoo', 'make', 'pendulum_31']])
+def test_what_cannot_be_made(kitchen, capsys, arguments):
+    assert main(arguments) == 2
+    assert 'pendulum_30, pendulum_50' in capsys.readouterr().err
+    assert not (kitchen / 'runs').exists()
+
+
+def test_every_recipe_is_a_command():
+    for name in zoo.PRUNED:
+        options = parser().parse_args(zoo.command(name, Path('x')))
+        assert options.agent in zoo.names() and name.endswith(f'_{100 * options.sparsity:.0f}')
+
+
+def test_bundle_of_a_folder(trained, tmp_path, four_parts):
+    """A bundle itself, a run with one, a dense agent; what failed its gates has none."""
+    assert zoo.bundle(str(trained)) == trained and zoo.plant(str(trained)) == 'Pendulum-v1'
+    failed = tmp_path / 'failed'
+    shutil.copytree(trained, failed)
+    (failed / 'lineage.json').write_text('{"failed": ["return"]}')
+    with pytest.raises(AgentError) as error:
+        zoo.bundle(str(failed))
+    four_parts(error, 'has none', 'prune again')
+    (failed / 'bundle').mkdir()
+    (failed / 'bundle' / 'manifest.json').write_text('{}')
+    assert zoo.bundle(str(failed)) == zoo.bundle(str(failed / 'bundle')) == failed / 'bundle'
 
 
 def test_a_path_is_found_first(tmp_path, monkeypatch):

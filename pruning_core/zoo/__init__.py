@@ -1,6 +1,10 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""Agents that ship with the package: a name in, its folder out."""
+"""Agents that ship with the package, or are made from them: a name in, its folder out.
+
+Dense agents and the smallest pruned ones ship as folders below this one. Those that would weigh
+megabytes ship as the command that makes them; once made, they are found below `MADE`.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,47 @@ from typing import Any
 from pruning_core.errors import AgentError, explain, nearest
 
 ROOT = Path(__file__).parent
+_BUNDLE = 'bundle'
+MADE = Path('runs') / 'zoo'  # where `zoo make` puts them, from the working folder
+
+# What pruning each takes, apart from where it goes.
+PRUNED: dict[str, tuple[str, ...]] = {
+    f'pendulum_{share}': ('prune', '--agent', 'pendulum_dense', '--sparsity', f'{share / 100:g}')
+    for share in (30, 50, 70, 90, 95)}
 
 
 def names() -> tuple[str, ...]:
-    """Names of the shipped agents."""
-    return tuple(sorted(p.parent.name for p in ROOT.glob('*/agent.safetensors')))
+    """Names of the shipped agents, and of those made here."""
+    return tuple(sorted({p.parent.name for root in (ROOT, MADE)
+                         for p in root.glob('*/agent.safetensors')}))
+
+
+def to_make() -> tuple[str, ...]:
+    """Names of agents that are neither shipped nor made yet."""
+    return tuple(sorted(set(PRUNED) - set(names())))
+
+
+def _folder(name: str) -> Path:
+    """Folder of a name that is there; one made here comes before the shipped one."""
+    made = MADE / name
+    return made if (made / 'agent.safetensors').is_file() else ROOT / name
+
+
+def command(name: str, folder: Path) -> list[str]:
+    """Arguments of `python -m pruning_core` that make an agent.
+
+    Raises:
+        AgentError: there is no such recipe.
+    """
+    if name not in PRUNED:
+        raise AgentError(
+            explain(f"agent '{name}' was to be made", 'there is no such recipe'
+                    + nearest(name, PRUNED), ', '.join(PRUNED), 'name one of these'))
+    return [*PRUNED[name], '--out', str(folder)]
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Tell what a shipped agent is, without opening its weights.
+    """Tell what an agent is, without opening its weights.
 
     Returns:
         Name, folder, plant, command that made it, returns with their interval, picture and, of a
@@ -27,19 +63,27 @@ def describe(name: str) -> dict[str, Any]:
     """
     import yaml
 
-    folder = ROOT / name
+    if name in to_make():
+        return {'agent': name, 'not made yet': f'python -m pruning_core zoo make {name}'}
+    folder = _folder(name)
     facts: dict[str, Any] = {'agent': name, 'folder': str(folder)}
     facts['plant'] = yaml.safe_load((folder / 'config.yaml').read_text())['env']['id']
     if (folder / 'command.txt').is_file():
         facts['made by'] = (folder / 'command.txt').read_text().strip()
     if (folder / 'lineage.json').is_file():
         lineage = json.loads((folder / 'lineage.json').read_text())
-        facts['cut from'] = lineage.get('parent')
+        if lineage.get('parent'):
+            facts['cut from'] = lineage['parent']
     if (folder / 'evaluation.json').is_file():
         for way, result in json.loads((folder / 'evaluation.json').read_text()).items():
             facts[f'return, {way}'] = (
                 f"{result['mean']:.1f} ({result['low']:.1f} to {result['high']:.1f}) on "
                 f"{len(result['seeds'])} seeds")
+    if (folder / _BUNDLE / 'manifest.json').is_file():
+        manifest = json.loads((folder / _BUNDLE / 'manifest.json').read_text())
+        facts['parameters'] = f"{manifest['parameters']:,} of {manifest['dense_parameters']:,}"
+        size = sum(int(file['bytes']) for file in manifest['files'].values())
+        facts['bundle'] = f'{size / 1e3:,.0f} kB'
     for report in ('report.html', 'learning_curve.svg'):
         if (folder / report).is_file():
             facts['report'] = str(folder / report)
@@ -57,11 +101,46 @@ def find(name_or_path: str) -> Path:
     if path.is_dir():
         return path
     if name_or_path in names():
-        return ROOT / name_or_path
+        return _folder(name_or_path)
+    if name_or_path in PRUNED:
+        raise AgentError(
+            explain(f"agent '{name_or_path}' was asked for", 'it is not made yet',
+                    f'one that is there: {", ".join(names())}',
+                    f'make it: python -m pruning_core zoo make {name_or_path}'))
     raise AgentError(
         explain(f"agent '{name_or_path}' was asked for",
-                'there is no such folder' + nearest(name_or_path, names()),
+                'there is no such folder' + nearest(name_or_path, (*names(), *to_make())),
                 f'a run folder, or one of the shipped agents: {", ".join(names())}',
                 'correct the name, or train one: python -m pruning_core train --config '
                 'config/pendulum_quick.yaml')
     )
+
+
+def bundle(name_or_path: str) -> Path:
+    """Return the bundle of an agent, or the agent's folder where it has none.
+
+    Args:
+        name_or_path: bundle folder, run folder, or name of an agent.
+
+    Raises:
+        AgentError: neither a folder nor a known name, or a folder with nothing in it.
+    """
+    path = Path(name_or_path)
+    if (path / 'manifest.json').is_file():
+        return path
+    folder = find(name_or_path)
+    if (folder / _BUNDLE / 'manifest.json').is_file():
+        return folder / _BUNDLE
+    if (folder / 'agent.safetensors').is_file() and not (folder / 'lineage.json').is_file():
+        return folder
+    raise AgentError(
+        explain(f"the bundle of '{name_or_path}' was asked for", 'that folder has none',
+                'a bundle folder, a dense agent, or a pruned one that passed its gates',
+                'prune again, or export it: python -m pruning_core export --help'))
+
+
+def plant(name_or_path: str) -> str:
+    """Environment id of an agent."""
+    import yaml
+
+    return str(yaml.safe_load((find(name_or_path) / 'config.yaml').read_text())['env']['id'])

@@ -3,6 +3,7 @@
 """The demo as a user starts it: it ends by itself with its files, or cleanly when interrupted."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import yaml
 
 from pruned_controller.demo import JOINT_MAP
+from pruning_core.checkpoint import load_run
+from pruning_core.export import export
 from pruning_core.recording import read
 from pruning_core.runtime.bundle import unpack
 
@@ -71,6 +74,22 @@ def test_it_ends_by_itself_with_table_picture_and_page(tmp_path, tiny_agent):
     assert nodes_of(out) == []
 
 
+def test_a_bundle_that_is_there_is_swapped_in_without_pruning(tmp_path, tiny_agent):
+    """Called pruned because its manifest says that it was larger once."""
+    cut, out = tmp_path / 'cut', tmp_path / 'out'
+    shutil.copytree(tiny_agent, cut)
+    (cut / 'lineage.json').write_text('{"dense": {"parameters": 1000000, "macs": 1000000}}')
+    given, _ = export(load_run(cut), cut / 'bundle')
+    run = demo('--agent', tiny_agent, '--bundle', cut, '--episodes', 1, '--out', out)
+    said, errors = run.communicate(timeout=180)
+    assert run.returncode == 0, errors
+    result = json.loads((out / 'result.json').read_text())
+    assert [len(result[k]['returns']) for k in ('dense', 'pruned')] == [1, 1]
+    assert result['pruned']['hash'] == given.hash != result['dense']['hash']
+    assert 'swapped in' in said and 'job' not in result and not (out / 'pruner.log').exists()
+    assert nodes_of(out) == []
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_stops_its_nodes_and_keeps_what_was_measured(tmp_path, tiny_agent, number):
     out = tmp_path / 'out'
@@ -101,6 +120,7 @@ def test_interrupted_before_anything_ran_it_leaves_no_folder(tmp_path, tiny_agen
 
 @pytest.mark.parametrize('arguments, words', [
     (['--agent', 'pendulum_dens'], ('pendulum_dens', "did you mean 'pendulum_dense'")),
+    (['--bundle', 'pendulum_dens'], ('pendulum_dens', "did you mean 'pendulum_dense'")),
     (['--sparsity', '1.5'], ('1.5', 'from 0 to below 1')),
     (['--score', 'fischer'], ('fischer', "did you mean 'fisher'")),
 ])
