@@ -106,15 +106,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--bundle', required=True, type=Path)
     parser.add_argument('--episodes', type=int, default=100)
+    parser.add_argument('--skip', type=int, default=0,
+                        help='seeds to leave to another process; both write the same cache')
     parser.add_argument('--samples', type=int, default=0)
     parser.add_argument('--iterations', type=int, default=0)
     parser.add_argument('--horizon', type=int, default=0)
     parser.add_argument('--precision', default='fp32')
     parser.add_argument('--policy', action='store_true', help='the policy alone')
+    parser.add_argument('--minutes', type=float, default=math.inf,
+                        help='after which no episode is started; the next call goes on')
     o = parser.parse_args()
-    by_seed = returns(open_bundle(o.bundle), evaluation_seeds(o.episodes), samples=o.samples,
-                      iterations=o.iterations, horizon=o.horizon, precision=o.precision,
-                      policy_alone=o.policy, progress=Bar())
+    seeds = evaluation_seeds(o.episodes)[o.skip:]
+    by_seed = returns(open_bundle(o.bundle), seeds, samples=o.samples, iterations=o.iterations,
+                      horizon=o.horizon, precision=o.precision, policy_alone=o.policy,
+                      until=time.monotonic() + 60 * o.minutes, progress=Bar())
     found = list(by_seed.values())
     print(f'{len(found)} seeds: mean {np.mean(found):.2f}, standard deviation '
           f'{np.std(found):.2f}, worst {np.min(found):.2f}')

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The planner against its floor and against other planners, one thread, in one run.
 
-Prints one table and writes runs/bench/planner.svg. What takes long is made once and kept below
-runs/bench: the pruned agents, the small agent trained from scratch, and returns, episode by
-episode; returns that are not known yet are computed for as long as --minutes says, cheapest first.
+Prints one table and writes runs/bench/planner.svg, in a few minutes. Times are measured here, on
+agents of the sizes that pruning left; returns, which do not depend on the machine, are those of
+benchmarks/returns.json, where `returns.py` keeps them, episode by episode (--returns: measure them
+again, which takes hours).
 
     python benchmarks/planner.py --json runs/bench/planner.json
 """
@@ -15,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -25,30 +25,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from closed_loop import returns
 from peers import NumpyPlan, ReferencePlan, compiled, eager
+from returns import AGENT, FOLDER, LIGHT, RESULT, say
 from torch import nn
 
 from pruning_core import checkpoint, figures, layers, zoo
 from pruning_core.checkpoint import Run
-from pruning_core.evaluation import evaluation_seeds
-from pruning_core.export import export
-from pruning_core.latency import exported, predictor
+from pruning_core.evaluation import Comparison, Evaluation, compare
+from pruning_core.latency import exported, predictor, resized
+from pruning_core.networks import Widths
 from pruning_core.plans import Plan
 from pruning_core.progress import Bar
 from pruning_core.runtime.bench import Timing, of_planner, probes, time_together
-from pruning_core.runtime.bundle import Bundle
-from pruning_core.runtime.fit import fit
+from pruning_core.runtime.bundle import Bundle, write
+from pruning_core.runtime.fit import cores
 from pruning_core.runtime.planner import Planner, precisions
 from pruning_core.shrinking import scores_of
 from pruning_core.surgery import apply
 
-AGENT, FOLDER = 'pendulum_dense', Path('runs/bench')
-SPARSITIES = (50, 70, 90, 95)
 WIDTHS = (512, 256, 128, 64, 32)
 TARGETS = {512: 1.12, 256: 1.12, 128: 1.25, 64: 1.45, 32: 1.9}
-FITTED_MS = 1.25  # what a plan may take when the planner is fitted to it
-LIGHT = (128, 3)  # samples x iterations, for returns on all seeds
+REFERENCE = 'reference in torch (ELU)'
+ALLOWED_LOSS = 2.0  # per cent of the dense agent's return, of what counts as fast
 
 
 def one_thread() -> None:
@@ -57,47 +55,6 @@ def one_thread() -> None:
     if any(os.environ.get(name) != '1' for name in names):
         os.execve(sys.executable, [sys.executable, *sys.argv],
                   {**os.environ, **dict.fromkeys(names, '1')})
-
-
-def say(text: str) -> None:
-    """Tell what is being done; results go to standard output alone."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def run_command(*arguments: str) -> None:
-    """Run `python -m pruning_core ...`, its progress on this terminal."""
-    subprocess.run([sys.executable, '-m', 'pruning_core', *arguments, '--threads', '1'],
-                   check=True, stdout=subprocess.DEVNULL)
-
-
-def agents(with_small: bool) -> dict[str, Run]:
-    """The dense agent, its pruned ones, and a small one that never was large."""
-    found = {'dense': checkpoint.load_run(zoo.find(AGENT))}
-    for percent in SPARSITIES:
-        folder = FOLDER / f'pruned_{percent}'
-        if not (folder / 'agent.safetensors').exists():
-            say(f'pruning {percent} % of {AGENT}; once, some minutes')
-            run_command('prune', '--agent', AGENT, '--sparsity', str(percent / 100), '--out',
-                        str(folder), '--set', 'pruning.gate_return_loss=1e6', '--set',
-                        'pruning.gate_latency_share=0')
-        found[f'pruned {percent} %'] = checkpoint.load_run(folder)
-    if not with_small:
-        return found
-    folder, small = FOLDER / 'small', found[f'pruned {SPARSITIES[-1]} %'].agent.widths
-    if not (folder / 'agent.safetensors').exists():
-        # As many updates as training and recovery of the pruned agent together had.
-        dense = found['dense']
-        before = dense.agent.updates
-        after = before + dense.config.pruning.recovery_updates
-        say('training a small agent from scratch; once, some minutes')
-        run_command('train', '--config', str(dense.folder / 'config.yaml'), '--out', str(folder),
-                    '--evaluate', '0', '--set', f'network.hidden={small.dynamics[0]}',
-                    '--set', f'network.encoder_hidden={small.encoder[0]}',
-                    '--set', f'network.latent={small.latent}', '--set',
-                    f'training.update_ratio={after / before}',
-                    '--set', 'training.evaluate_every=0')
-    found['small, from scratch'] = checkpoint.load_run(folder)
-    return found
 
 
 def cut_to(width: int) -> Run:
@@ -116,16 +73,17 @@ def cut_to(width: int) -> Run:
 class Planned:
     """A planner, called with one observation after the other."""
 
-    def __init__(self, bundle: Bundle, **settings: Any) -> None:
+    def __init__(self, bundle: Bundle, *, policy_alone: bool = False, **settings: Any) -> None:
         """Open and warm up."""
         self.planner = Planner(bundle, **settings)
         self.planner.warm_up()
         self.observations, self.count = probes(bundle), 0
+        self.budget_s = 0.0 if policy_alone else None
 
     def __call__(self) -> None:
         """Plan."""
         self.count += 1
-        self.planner.plan(self.observations[self.count % len(self.observations)])
+        self.planner.plan(self.observations[self.count % len(self.observations)], self.budget_s)
 
 
 def floors(seconds: float) -> dict[int, dict[str, float]]:
@@ -183,7 +141,7 @@ def peers(run: Run, with_compile: bool) -> dict[str, Callable[[], object]]:
     relu = ReferencePlan(net, *settings)
     plain, plain_numpy = eager(net, *settings), NumpyPlan(net, *settings)
     work: dict[str, Callable[[], object]] = {
-        'reference in torch (ELU)': lambda: reference.plan(observation),
+        REFERENCE: lambda: reference.plan(observation),
         'reference in torch, ReLU': lambda: relu.plan(observation),
         'torch, eager': lambda: plain(observation),
         'numpy': lambda: plain_numpy.plan(observation.numpy())}
@@ -198,85 +156,94 @@ def peers(run: Run, with_compile: bool) -> dict[str, Callable[[], object]]:
     return work
 
 
+def beside_others(work: Planned, plans: int = 300) -> Timing:
+    """Time one planner while as many other processes as there are processors compute."""
+    others = [subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+              for _ in range(cores())]
+    try:
+        taken = []
+        for _ in range(plans):
+            began = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - began)
+            time.sleep(0.005)  # a controller waits for its next period, too
+        return Timing.of(taken)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def main() -> None:
     """Run everything."""
     one_thread()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--json', type=Path, help='write the result here, too')
-    parser.add_argument('--episodes', type=int, default=100, help='fixed seeds for the returns')
-    parser.add_argument('--minutes', type=float, default=4.0,
-                        help='to spend on returns that are not known yet')
+    parser.add_argument('--returns', action='store_true',
+                        help='measure the returns again, too, which takes hours')
     parser.add_argument('--no-compile', action='store_true', help='leave torch.compile out')
-    parser.add_argument('--no-small', action='store_true',
-                        help='leave out the small agent that is trained from scratch')
     parser.add_argument('--no-ros', action='store_true', help='start no controller process')
     o = parser.parse_args()
     torch.set_num_threads(1)
-    runs = agents(not o.no_small)
+    if o.returns:
+        subprocess.run([sys.executable, str(Path(__file__).with_name('returns.py'))], check=True)
+    stored = json.loads(RESULT.read_text())
+    dense = checkpoint.load_run(zoo.find(AGENT))
+    runs = {name: dense if name == 'dense' else resized(dense, Widths.from_json(a['widths']))
+            for name, a in stored['agents'].items()}
     say('exporting')
-    bundles = {name: export(run, FOLDER / 'bundles' / re.sub(r'\W+', '_', name).strip('_'))[0]
-               for name, run in runs.items()}
-    best = bundles[f'pruned {SPARSITIES[-1]} %']
-    result: dict[str, Any] = {}
+    bundles = {name: exported(run) for name, run in runs.items()}
+    result: dict[str, Any] = {key: stored[key] for key in ('best', 'choice', 'choice_ms')}
+    result['returns'] = stored['returns']
 
     say('floors')
     result['floors'] = floors(20.0)
     result['activations'] = activations(128, 8.0)
-
     result['predicted_ms'] = predictions(runs)
 
     say('planners side by side')
-    work = peers(runs['dense'], not o.no_compile)
-    planned = {(name, precision): Planned(bundle, precision=precision)
+    work = peers(dense, not o.no_compile)
+    planned = {f'{name}|{precision}': Planned(bundle, precision=precision)
                for name, bundle in bundles.items() for precision in precisions(bundle)}
-    fitted = fit(best, period_s=FITTED_MS * 1e-3, share=1.0, told=Bar())
-    choice = dataclasses.asdict(fitted.choice)
-    planned['fitted', 'fitted'] = Planned(best, **choice)
-    for (name, precision), one in planned.items():
-        work[f'{name}|{precision}'] = one
-    timings, rates = time_together(work, 60.0, least=8)
-    quick = {f'{n}|{p}': planned[n, p] for n, p in (
-        (f'pruned {SPARSITIES[-1]} %', 'fp32'), (f'pruned {SPARSITIES[-1]} %', 'int8'),
-        ('fitted', 'fitted'))}
-    close, _ = time_together(quick, 12.0, least=300)
-    result['timings'] = {name: dataclasses.asdict(t) for name, t in {**timings, **close}.items()}
-
-    say('returns')
-    seeds, until = evaluation_seeds(o.episodes), time.monotonic() + 60 * o.minutes
+    timings, rates = time_together({**work, **planned}, 60.0, least=8)
     light = {'samples': LIGHT[0], 'iterations': LIGHT[1]}
-    fit_settings = {k: v for k, v in choice.items() if k != 'threads'}
-    wanted: list[tuple[str, Bundle, dict[str, Any]]] = [
-        *((f'{n}|policy', b, {'policy_alone': True}) for n, b in bundles.items()),
-        ('fitted|fitted', best, fit_settings),
-        *((f'{n}|fitted', b, fit_settings) for n, b in bundles.items() if n.startswith('small')),
-        *((f'{n}|light', b, light) for n, b in reversed(bundles.items())),
-        *((f'{n}|{p}', b, {'precision': p}) for n, b in reversed(bundles.items())
-          for p in reversed(precisions(b)))]
-    found = {key: returns(bundle, seeds, until=until, progress=Bar(), **settings)
-             for key, bundle, settings in wanted if key != 'dense|light'}
-    shipped = runs['dense'].evaluation['planned']  # the same budget and seeds, planned by torch
-    found['dense|light'] = {s: r for s, r in zip(shipped['seeds'], shipped['returns'], strict=True)
-                            if s in seeds}
-    result['returns'] = {key: {str(s): r for s, r in v.items()} for key, v in found.items()}
+    quick = {name: planned[name] for name in planned
+             if timings[name].p50_s < 0.05 * timings[REFERENCE].p50_s}
+    for name, bundle in bundles.items():
+        quick[f'{name}|light'] = Planned(bundle, **light)
+        quick[f'{name}|policy'] = Planned(bundle, policy_alone=True)
+        if f'{name}|fitted' in stored['returns']:
+            quick[f'{name}|fitted'] = Planned(bundle, **stored['choice'])
+    close, _ = time_together(quick, 40.0, least=100)
+    timings |= close
+    result['timings'] = {name: dataclasses.asdict(t) for name, t in timings.items()}
+    result['floor_ms'] = {
+        name: 1e3 * of_planner(planned[f'{name}|fp32'].planner) / rates[f'{name}|fp32']
+        for name in bundles}
+    result['losses'] = losses(stored['returns'])
+    fastest = min((name for name in planned if name.startswith('pruned')
+                   and result['losses'].get(name, {'percent': np.inf})['percent'] <= ALLOWED_LOSS),
+                  key=lambda name: timings[name].p50_s)
+    result['fastest'] = fastest
+    result['busy'] = dataclasses.asdict(beside_others(planned[fastest]))
 
     if not o.no_ros:
         say('a controller process')
+        folder = FOLDER / 'started'
+        best = bundles[stored['best']]
+        write(folder, best.manifest, best.graphs)
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name('startup.py')), '--bundle',
-             str(best.path)], capture_output=True, text=True, check=False)
+             str(folder)], capture_output=True, text=True, check=False)
         words = done.stdout.split()
         if done.returncode == 0 and len(words) > 2:
             result['startup_s'], result['rss_mb'] = float(words[0]), float(words[-2])
         else:
             say(f'no controller process: {(done.stderr or done.stdout).strip()[-200:]}')
 
-    summary = keys(result, close, timings)
-    result['bytes'] = {name: bundle.size for name, bundle in bundles.items()}
-    result['parameters'] = {name: b.manifest.parameters for name, b in bundles.items()}
-    result['floor_ms'] = {
-        name: 1e3 * of_planner(planned[name, 'fp32'].planner) / rates[f'{name}|fp32']
-        for name in bundles}
-    result['choice'] = choice
+    summary = keys(result)
+    result['bytes'] = {name: a['bytes'] for name, a in stored['agents'].items()}
+    result['parameters'] = {name: a['parameters'] for name, a in stored['agents'].items()}
     show(result, summary)
     FOLDER.mkdir(parents=True, exist_ok=True)
     picture = FOLDER / 'planner.svg'
@@ -287,90 +254,87 @@ def main() -> None:
         o.json.write_text(json.dumps({**summary, **result}, indent=1) + '\n')
 
 
-def loss_percent(candidate: Mapping[str, float], reference: Mapping[str, float]
-                 ) -> tuple[float, int]:
-    """Paired loss of return on the seeds that both know, in percent, and how many these are."""
-    common = [s for s in reference if s in candidate]
-    if not common:
-        return float('nan'), 0
-    mean = float(np.mean([reference[s] for s in common]))
-    gap = float(np.mean([reference[s] - candidate[s] for s in common]))
-    return 100 * gap / abs(mean), len(common)
+def losses(returns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Paired loss of return against the dense agent under the same kind of budget, in percent.
+
+    The full budget is paired with the dense agent's in whichever precision more seeds are known
+    of; every smaller one, the policy alone included, with its 128 samples x 3 iterations.
+    """
+    whole = max(('dense|fp32', 'dense|int8'), key=lambda k: len(returns.get(k, ())))
+    found = {}
+    for name, by_seed in returns.items():
+        full = name.partition('|')[2] in ('fp32', 'int8')
+        reference = returns.get(whole if full else 'dense|light', {})
+        common = tuple(s for s in reference if s in by_seed)
+        if common:
+            seeds = tuple(int(s) for s in common)
+            pair: Comparison = compare(*(Evaluation(seeds, tuple(r[s] for s in common), None)
+                                         for r in (by_seed, reference)))
+            scale = abs(float(np.mean([reference[s] for s in common])))
+            found[name] = {'percent': 100 * pair.loss, 'seeds': len(common),
+                           'half_width': 50 * (pair.high - pair.low) / scale,
+                           'mean': float(np.mean(list(by_seed.values())))}
+    return found
 
 
-def keys(result: Mapping[str, Any], close: Mapping[str, Timing], timings: Mapping[str, Timing]
-         ) -> dict[str, float | None]:
+def keys(result: Mapping[str, Any]) -> dict[str, float | None]:
     """The figures that are followed from one version to the next; None where not measured."""
-    best = f'pruned {SPARSITIES[-1]} %'
-    reference = timings['reference in torch (ELU)'].p50_s
-    precision = min(('fp32', 'int8'), key=lambda p: close[f'{best}|{p}'].p50_s)
-    full, n_full = loss_percent(result['returns'][f'{best}|{precision}'],
-                                result['returns'][_reference(result, 'full')])
-    quick, n_quick = loss_percent(result['returns']['fitted|fitted'],
-                                  result['returns']['dense|light'])
+    times, loss = result['timings'], result['losses']
+    reference = times[REFERENCE]['p50_s']
+    full, fitted = result['fastest'], f"{result['best']}|fitted"
     found: dict[str, Any] = {
         **{f'floor_ratio_{w}': result['floors'][w]['ratio'] for w in WIDTHS},
-        'speedup_full_budget': reference / close[f'{best}|{precision}'].p50_s,
-        'speedup_fitted_budget': reference / close['fitted|fitted'].p50_s,
-        'return_loss_percent_full': full, 'return_loss_seeds_full': n_full,
-        'return_loss_percent_fitted': quick, 'return_loss_seeds_fitted': n_quick,
-        'p99_over_median': close[f'{best}|fp32'].p99_s / close[f'{best}|fp32'].p50_s,
+        'speedup_full_budget': reference / times[full]['p50_s'],
+        'speedup_fitted_budget': reference / times[fitted]['p50_s'],
+        'return_loss_percent_full': loss[full]['percent'],
+        'return_loss_percent_fitted': loss[fitted]['percent'],
+        'p99_over_median': times[full]['p99_s'] / times[full]['p50_s'],
+        'p99_over_median_busy': result['busy']['p99_s'] / result['busy']['p50_s'],
         'rss_mb': result.get('rss_mb'), 'startup_s': result.get('startup_s')}
-    return {k: None if v is None or np.isnan(v) else round(float(v), 4) for k, v in found.items()}
+    return {k: None if v is None else round(float(v), 4) for k, v in found.items()}
 
 
 def show(result: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Print the table and the figures."""
-    reference = result['timings']['reference in torch (ELU)']['p50_s']
     print(f"{'planner':36s} {'median ms':>10s} {'99 % ms':>9s} {'speed-up':>9s} {'floors':>7s} "
-          f"{'return':>8s} {'loss %':>7s} {'seeds':>6s}")
-    for name, t in result['timings'].items():
-        agent, _, way = name.partition('|')
-        c = result['choice']
-        label = f'{agent}, {way}' if way not in ('', 'fitted') else (
-            f"fitted to {FITTED_MS} ms: {c['samples']} x {c['iterations']}, {c['precision']}"
-            if way else agent)
-        floor = result['floor_ms'].get(agent)
-        ratio = f"{1e3 * t['p50_s'] / floor:7.2f}" if floor and way == 'fp32' else ' ' * 7
-        print(f"{label:36s} {1e3 * t['p50_s']:10.3f} {1e3 * t['p99_s']:9.3f} "
-              f"{reference / t['p50_s']:8.1f}x {ratio} {_return(result, name)}")
-    print('\nreturns of smaller budgets')
-    for name in result['returns']:
-        agent, _, way = name.partition('|')
-        if way in ('light', 'policy') or (way == 'fitted' and agent != 'fitted'):
-            text = {'light': f'{LIGHT[0]} x {LIGHT[1]}', 'policy': 'policy alone'}.get(way, way)
-            print(f'{agent + ", " + text:74s} {_return(result, name)}')
+          f"{'return':>8s} {'loss %':>13s} {'seeds':>6s}")
+    full = [n for n in result['timings'] if n.partition('|')[2] in ('', 'fp32', 'int8')]
+    for name in full:
+        _row(result, name)
+    print('\nsmaller budgets')
+    for name in result['timings']:
+        if name not in full:
+            _row(result, name)
     print('\nactivation at width 128: ' + ', '.join(
         f'{name} {ms:.2f} ms' for name, ms in result['activations'].items()))
     print('predicted by the table of layers: ' + ', '.join(
         f"{n} {ms:.2f} ms (measured {1e3 * result['timings'][f'{n}|fp32']['p50_s']:.2f})"
         for n, ms in result['predicted_ms'].items()))
     print('bundles: ' + ', '.join(f'{n} {b / 1e3:.0f} kB' for n, b in result['bytes'].items()))
-    print()
+    print(f"with every processor busy: {result['fastest']} median "
+          f"{1e3 * result['busy']['p50_s']:.3f} ms, 99 % {1e3 * result['busy']['p99_s']:.3f} ms")
+    print(f"the full budget counts for {result['fastest']}, the fastest that loses at most "
+          f'{ALLOWED_LOSS:g} %\n')
     for key, value in summary.items():
         target = TARGETS.get(int(key.rpartition('_')[2])) if key.startswith('floor_') else None
         print(f'{key:28s} {value}' + (f'  (at most {target})' if target else ''))
 
 
-def _reference(result: Mapping[str, Any], way: str) -> str:
-    """What returns are paired with: the dense agent's under the same budget.
-
-    The full budget takes the dense agent an hour for a hundred episodes; until these are there,
-    its smaller budget stands for it.
-    """
-    found = result['returns']
-    whole = len(found['dense|fp32']) == len(found['dense|light'])
-    return 'dense|fp32' if whole and way in ('full', 'fp32', 'int8') else 'dense|light'
-
-
-def _return(result: Mapping[str, Any], name: str) -> str:
-    """Mean return, the paired loss to the dense agent in percent, and on how many seeds."""
-    found = result['returns'].get(name, {})
-    if not found:
-        return ''
-    reference = result['returns'][_reference(result, name.partition('|')[2])]
-    loss, seeds = loss_percent(found, reference)
-    return f'{np.mean(list(found.values())):8.2f} {loss:7.2f} {seeds:6d}'
+def _row(result: Mapping[str, Any], name: str) -> None:
+    """Print one line of the table: times, and what is known of the return."""
+    t, (agent, _, way) = result['timings'][name], name.partition('|')
+    c = result['choice']
+    ways = {'': '', 'light': f'{LIGHT[0]} x {LIGHT[1]}', 'policy': 'policy alone',
+            'fitted': f"fitted: {c['samples']} x {c['iterations']}, H {c['horizon']}"}
+    label = ', '.join(filter(None, (agent, ways.get(way, way))))
+    floor = result['floor_ms'].get(agent)
+    ratio = f"{1e3 * t['p50_s'] / floor:7.2f}" if floor and way == 'fp32' else ' ' * 7
+    loss = result['losses'].get(name)
+    known = (f"{loss['mean']:8.2f} {loss['percent']:6.2f} +-{loss['half_width']:5.2f} "
+             f"{loss['seeds']:6d}" if loss else '')
+    reference = result['timings'][REFERENCE]['p50_s']
+    print(f"{label:36s} {1e3 * t['p50_s']:10.3f} {1e3 * t['p99_s']:9.3f} "
+          f"{reference / t['p50_s']:8.1f}x {ratio} {known}".rstrip())
 
 
 if __name__ == '__main__':

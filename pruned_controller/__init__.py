@@ -14,6 +14,12 @@ from pruning_core.errors import MissingExtra, explain
 
 __version__ = '0.1.0'
 
+# OpenSSL's hashes would take 3.5 MB of a robot's memory to hash one bundle; Python has its own.
+# Only in the controller's process, and before anything imports them.
+if 'controller_node' in {Path(part).name.removeprefix('pruned_controller.').removesuffix('.py')
+                         for part in sys.orig_argv[1:4]}:
+    sys.modules.setdefault('_hashlib', None)  # type: ignore[arg-type]
+
 _PROGRAMS = ('controller_node', 'demo', 'plant_node', 'pruner_node')
 
 # A program of this package that is started without ROS 2 says so before Python's own traceback;

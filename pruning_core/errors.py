@@ -8,7 +8,6 @@ A message has four parts: what was asked, what was found, what is allowed, what 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -69,5 +68,7 @@ def explain(asked: str, found: str, allowed: str, do: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the known name closest to `name`, or `''`."""
+    import difflib  # of use only where something is misspelled
+
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f", did you mean '{match[0]}'?" if match else ''

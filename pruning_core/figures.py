@@ -382,7 +382,7 @@ def planning(result: Mapping[str, Any]) -> str:
                   label='floor: the multiplications alone')
         for name, text, colour in (
                 ('reference in torch (ELU)', 'reference in torch', DENSE),
-                ('fitted|fitted', '95 %, fitted budget', PRUNED)):
+                (f"{result['best']}|fitted", f"{result['best']}, fitted budget", PRUNED)):
             ms = 1e3 * result['timings'][name]['p50_s']
             axis.axhline(ms, color=colour, lw=0.9, ls=':')
             axis.text(1.0, ms, f'{text}, {ms:.3g} ms', ha='right', va='bottom', color=colour,

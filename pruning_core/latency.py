@@ -226,7 +226,7 @@ def predictor(run: Run, groups: Sequence[Group], threads: int = 1, progress: Pro
     widths = run.agent.widths
     eights: Any = {name: tuple(8 for _ in getattr(widths, name)) for name in COMPONENTS}
     small = dataclasses.replace(widths, latent=8, **eights)
-    rest = max(0.0, plan_seconds(exported(_with_widths(run, small)))
+    rest = max(0.0, plan_seconds(exported(resized(run, small)))
                - layers_time(_layers_of(small), p, *tables))
     whole = plan_seconds(exported(run), 5)
     scale = (whole - rest) / layers_time(layers, p, *tables)
@@ -243,8 +243,8 @@ def _layers_of(widths: Widths) -> dict[str, list[tuple[int, int]]]:
             for name, module in build(widths).items()}
 
 
-def _with_widths(run: Run, widths: Widths) -> Run:
-    """The same run around untrained components of other sizes."""
+def resized(run: Run, widths: Widths) -> Run:
+    """The same run around untrained components of other sizes; what a plan takes is the same."""
     agent = type(run.agent)(widths, run.config.agent, torch.Generator().manual_seed(0))
     return dataclasses.replace(run, agent=agent)
 

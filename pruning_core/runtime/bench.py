@@ -10,7 +10,6 @@ after each plan for as long: what no planner on this processor and in this preci
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -158,7 +157,7 @@ def time_together(work: Mapping[str, Callable[[], object]], seconds: float, leas
             rates[name].append(rate.during(taken[name][-1]))
         rounds += 1
     return ({name: Timing.of(t) for name, t in taken.items()},
-            {name: statistics.median(r) for name, r in rates.items()})
+            {name: float(np.median(r)) for name, r in rates.items()})
 
 
 def bench(bundle: Bundle, threads: int = 1, seconds: float = 20.0) -> list[Row]:

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,7 +199,7 @@ def _quick(bundle: Bundle, choice: Choice, observations: Sequence[Array]) -> flo
     """Median seconds of a few plans."""
     planner = Planner(bundle, **dataclasses.asdict(choice))
     planner.warm_up(1)
-    return statistics.median(planner.plan(o).compute_s for o in observations)
+    return float(np.median([planner.plan(o).compute_s for o in observations]))
 
 
 def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
@@ -252,7 +251,7 @@ def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
         took = [planner.plan(observations[i % len(observations)]).compute_s
                 for i in range(_PLANS)]
         p99_s = sorted(took)[-2]
-        found = Fit(choice, statistics.median(took), p99_s, loss, error, budget_s, bundle.hash,
+        found = Fit(choice, float(np.median(took)), p99_s, loss, error, budget_s, bundle.hash,
                     machine(), tried)
         if p99_s <= budget_s:
             return found
