@@ -14,6 +14,7 @@ get there; it is kept as soon as it is measured, so that an interrupted run goes
                  closed form, then recovery beside the dense agent
     importance   the units of highest importance, no refit, then the TD-MPC loss on the replay
     l1, random   the same with other scores
+    torch-pruning   the same with its GroupMagnitudeImportance, where it is installed
     scratch      the same widths, fresh weights, as many updates on the same replay
     scratch x4   with four times the updates
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -39,14 +41,17 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy import stats
+from torch import nn
 
 from pruning_core import zoo
 from pruning_core.agent import Agent
+from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically, write_json
 from pruning_core.config import LESSONS, PruningConfig
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
 from pruning_core.recovery import recover
+from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, shrink
 from pruning_core.steps import shrink_in_steps
 
@@ -59,6 +64,9 @@ WAYS: dict[str, dict] = {
     'l1': {**_PLAIN, 'score': 'l1'},
     'random': {**_PLAIN, 'score': 'random'},
 }
+THEIRS = 'torch-pruning'
+if importlib.util.find_spec('torch_pruning'):
+    WAYS[THEIRS] = _PLAIN
 SCRATCH = {'scratch': 1, 'scratch x4': 4}
 PARTS_ROW = (98, 1000)
 PARTS: dict[str, dict] = {
@@ -80,6 +88,7 @@ PARTS: dict[str, dict] = {
     'in 5 steps': {'steps': 5},
     'when ranks settle': {'steps': 5, 'settle': 0.95},
 }
+SEARCH = {'from scratch': {}, 'from scratch, knapsack': {'allocation': 'knapsack'}}
 BUDGET = (64, 2)  # samples x iterations of every planner
 EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
 
@@ -93,9 +102,16 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
     if way != 'dense':
         settings = dataclasses.replace(
             run.config.pruning, sparsity=removed / 100,
-            **{'recovery_updates': updates, **WAYS.get(way, PARTS.get(way, {}))})
-        if way in SCRATCH:
-            run = from_scratch(run, settings, updates * SCRATCH[way])
+            **{'recovery_updates': updates, **{**WAYS, **PARTS, **SEARCH}.get(way, {})})
+        if way in SCRATCH or way in SEARCH:
+            run = from_scratch(run, settings, updates * SCRATCH.get(way, 1))
+        elif way == THEIRS:
+            graph = run.agent.graph()
+            plan = select(graph.groups, torch_pruning_scores(run.agent),
+                          Parameters(settings.sparsity),
+                          Limits(settings.floor, settings.multiple, settings.coupling,
+                                 settings.coupling_share))
+            shrink(run, plan, settings)
         else:
             with tempfile.TemporaryDirectory() as steps:
                 last, _ = shrink_in_steps(run, settings, Path(steps))
@@ -107,6 +123,35 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
     return {'removed': 1 - count_parameters(run.agent.components) / dense,
             'widths': run.agent.widths.to_json(), 'seconds': round(seconds, 1),
             'planned': planned.returns, 'policy': policy.returns}
+
+
+def torch_pruning_scores(agent: Agent) -> dict[str, np.ndarray]:
+    """Importance of every unit as torch-pruning's group magnitude (L2) tells it."""
+    import torch_pruning
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.components = agent.components
+
+        def forward(self, observation: torch.Tensor) -> list[torch.Tensor]:
+            return agent.rollout(observation)
+
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        Whole(), example_inputs=torch.zeros(2, agent.widths.observations))
+    measure_group = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    made_by = {place.parameter: (group, column) for group in agent.graph().free
+               for column, place in enumerate(group.places) if place.dim == 0}
+    scores: dict[str, np.ndarray] = {}
+    for name, module in agent.components.named_modules():
+        if isinstance(module, nn.Linear) and f'{name}.weight' in made_by:
+            group, column = made_by[f'{name}.weight']
+            if group.name not in scores:
+                found = measure_group(graph.get_pruning_group(
+                    module, torch_pruning.prune_linear_out_channels,
+                    idxs=list(range(module.out_features))))
+                scores[group.name] = found.detach().double().numpy()[group.indices[:, column]]
+    return scores
 
 
 def from_scratch(run: Run, settings: PruningConfig, updates: int) -> Run:
@@ -241,7 +286,7 @@ def draw(found: dict, path: Path) -> None:
 def parts(folder: Path) -> dict:
     """Losses at one row, with one thing changed at a time."""
     agent, found = 'pendulum_dense', {}
-    for way in PARTS:
+    for way in (*PARTS, *SEARCH):
         pair = [losses(folder, [agent], *PARTS_ROW, way, kind) for kind in ('planned', 'policy')]
         if pair[0] and pair[1]:
             cell = json.loads(place(folder, agent, *PARTS_ROW, way).read_text())
@@ -279,7 +324,7 @@ def main() -> int:
     (folder / 'cells').mkdir(parents=True, exist_ok=True)
     if options.parts:
         wanted = [('pendulum_dense', 0, 0, 'dense', EPISODES)]
-        wanted += [('pendulum_dense', *PARTS_ROW, way, EPISODES) for way in PARTS]
+        wanted += [('pendulum_dense', *PARTS_ROW, way, EPISODES) for way in (*PARTS, *SEARCH)]
     else:
         agents = options.agents or dense_agents(2 if options.quick else 5, folder)
         wanted = cells(agents)

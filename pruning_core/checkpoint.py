@@ -8,6 +8,7 @@
 | `agent.safetensors` | weights of components and targets; widths in the header |
 | `importance.safetensors` | the tracker's state, gathered in training |
 | `replay.safetensors` | the episodes that recovery trains on |
+| `optimizer.safetensors` | Adam's moments, where `training.keep_optimizer` asks for them |
 | `metrics.jsonl` | what happened, one record a line |
 | `evaluation.json` | returns on the fixed seeds |
 | `lineage.json` | of a pruned agent: what it was cut from, and its gates |
@@ -47,7 +48,7 @@ from pruning_core.replay import Replay
 CONFIG, AGENT, IMPORTANCE, REPLAY = (
     'config.yaml', 'agent.safetensors', 'importance.safetensors', 'replay.safetensors')
 METRICS, EVALUATION, CHECKPOINT = 'metrics.jsonl', 'evaluation.json', 'checkpoint.pt'
-LINEAGE, COMMAND = 'lineage.json', 'command.txt'
+LINEAGE, COMMAND, OPTIMIZER = 'lineage.json', 'command.txt', 'optimizer.safetensors'
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class Run:
     Attributes:
         folder: where it lies.
         config: the configuration that made it.
-        agent: components, targets and fresh optimisers.
+        agent: components, targets, and optimisers: as training left them where the folder has
+            them, else fresh.
         importance: the tracker as training left it; None where the folder has none.
         replay: the episodes; None where the folder has none.
         evaluation: the content of evaluation.json; empty where there is none.
@@ -93,7 +95,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in a run folder."""
-    for name in (CONFIG, AGENT, IMPORTANCE, REPLAY, EVALUATION, CHECKPOINT):
+    for name in (CONFIG, AGENT, IMPORTANCE, REPLAY, EVALUATION, CHECKPOINT, OPTIMIZER):
         for temporary in folder.glob(f'.{name}.*'):
             temporary.unlink(missing_ok=True)
 
@@ -104,8 +106,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_run(folder: Path, config: Config, agent: Agent, importance: ImportanceTracker | None,
-             replay: Replay | None) -> None:
-    """Write an agent folder; each file appears whole or not at all."""
+             replay: Replay | None, optimizers: bool = False) -> None:
+    """Write an agent folder, on request with its optimisers; each file appears whole or not."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CONFIG, lambda p: configuration.dump(config, p))
     tensors = {
@@ -117,8 +119,27 @@ def save_run(folder: Path, config: Config, agent: Agent, importance: ImportanceT
         _write_bytes(folder / IMPORTANCE, tensors_to_bytes(importance.state_dict()))
     if replay is not None:
         _write_bytes(folder / REPLAY, arrays_to_bytes(replay.to_arrays()))
+    if optimizers:
+        _write_bytes(folder / OPTIMIZER, tensors_to_bytes({
+            f'{name}.{i}.{key}': value.contiguous() for name, optimizer in _optimizers(agent)
+            for i, state in optimizer.state_dict()['state'].items()
+            for key, value in state.items()}))
     # Last: with it the folder counts as finished.
     _write_bytes(folder / AGENT, tensors_to_bytes(tensors, metadata=header))
+
+
+def _optimizers(agent: Agent) -> tuple[tuple[str, torch.optim.Optimizer], ...]:
+    return ('model', agent.model_optimizer), ('policy', agent.policy_optimizer)
+
+
+def _load_optimizers(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
+    for name, optimizer in _optimizers(agent):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _part(tensors, f'{name}.').items():
+            number, what = key.split('.')
+            state.setdefault(int(number), {})[what] = value
+        groups = optimizer.state_dict()['param_groups']
+        optimizer.load_state_dict({'state': state, 'param_groups': groups})
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -151,6 +172,8 @@ def load_run(folder: str | Path) -> Run:
         agent.components.load_state_dict(_part(tensors, 'components.'))
         agent.targets.load_state_dict(_part(tensors, 'targets.'))
         agent.updates = int(header['updates'])
+        if (folder / OPTIMIZER).is_file():
+            _load_optimizers(agent, load_tensors(folder / OPTIMIZER))
         importance = None
         if (folder / IMPORTANCE).is_file():
             importance = ImportanceTracker(

@@ -226,6 +226,9 @@ class TrainingConfig:
     threads: int = 0
     # Episodes between two checkpoints.
     checkpoint_every: int = 5
+    # Whether the finished agent keeps Adam's moments, twice the size of its weights, so that
+    # recovery can carry them over (pruning.carry_optimizer).
+    keep_optimizer: bool = False
     # Whether the records of metrics.jsonl also go to TensorBoard, in tensorboard/ beside it.
     tensorboard: bool = False
 
@@ -356,6 +359,8 @@ class PruningConfig:
     # Gradient updates in all, and their Adam step size at the start of each recovery.
     recovery_updates: int = 500
     recovery_learning_rate: float = 1e-3
+    # Whether Adam goes on from the moments of training, cut like the weights, or starts afresh.
+    carry_optimizer: bool = False
     # Weight of the TD-MPC loss on the replay in them; 0 leaves it out.
     recovery_task: float = 0.1
     # Weight of staying close to the dense agent; 0 leaves it out.

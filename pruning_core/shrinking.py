@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning_core import checkpoint as files
 from pruning_core.agent import Agent
 from pruning_core.backoff import copy_of, give_back
 from pruning_core.budgets import Budget, Parameters
@@ -223,13 +224,22 @@ def shrink(run: Run, plan: Plan, settings: PruningConfig, progress: Progress = s
 
     Raises:
         GroupError: the cut does not verify; the agent is as it was.
+        AgentError: Adam's moments were to be carried over, and there are none.
     """
     agent = run.agent
+    if settings.carry_optimizer and not agent.model_optimizer.state:
+        raise AgentError(
+            explain("Adam's moments were to be carried over the cut",
+                    f"'{run.folder}' has no {files.OPTIMIZER}",
+                    'an agent trained with training.keep_optimizer=true',
+                    'train one, or set pruning.carry_optimizer=false')
+        )
     progress('cut', 0, 1)
     teacher = _teacher(run, plan, settings, dense or Dense(dict(agent.components.items())))
     visits = _visits(run, settings) if settings.compensation > 0 else None
     before = copy.deepcopy(dict(agent.components.items())) if visits is not None else {}
-    agent.restart_optimizers(settings.recovery_learning_rate)
+    if not settings.carry_optimizer:
+        agent.restart_optimizers(settings.recovery_learning_rate)
     agent.generator.manual_seed(settings.seed)
     difference = cut(agent, plan)
     refits: Sequence[Refit] = ()

@@ -121,7 +121,8 @@ def _keep(run: Run, identity: dict[str, Any], place: Path, plan: Plan, record: d
     """Write one step; it counts from its last file on."""
     place.mkdir(parents=True, exist_ok=True)
     files.write_json(place.parent / _BEGUN, identity)
-    files.save_run(place, run.config, run.agent, run.importance, None)
+    files.save_run(place, run.config, run.agent, run.importance, None,
+                   identity['settings']['carry_optimizer'])
     files.write_json(place / PLAN, plan.to_json())
     files.write_json(place / _STEP, record)
 

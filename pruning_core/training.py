@@ -152,7 +152,8 @@ class Trainer:
                            importance=self.importance.summary())
             if self.recorder is not None:
                 self.recorder.close()
-            files.save_run(self.folder, self.config, self.agent, self.importance, self.replay)
+            files.save_run(self.folder, self.config, self.agent, self.importance, self.replay,
+                           self.config.training.keep_optimizer)
         finally:
             metrics.close()
             if board is not None:

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from pruning_core.checkpoint import load_run
+from pruning_core.checkpoint import load_run, save_run
 from pruning_core.errors import AgentError, ConfigError
 from pruning_core.networks import count_parameters
 from pruning_core.pruner import STEPS, prune
+from pruning_core.shrinking import choose, shrink
 from pruning_core.steps import shrink_in_steps
 
 
 @pytest.fixture
-def go(trained, tmp_path):
+def go(copied, tmp_path):
     """Shrink the trained agent, loaded anew, with some settings changed."""
     def shrink(name='steps', progress=None, **settings):
-        run = load_run(trained)
+        run = load_run(copied)
         settings = dataclasses.replace(run.config.pruning, **{
             'sparsity': 0.6, 'steps': 5, 'recovery_updates': 15, 'multiple': 1, 'floor': 1,
             'score': 'l1', 'recovery_task': 0.1, **settings})
@@ -33,6 +34,40 @@ def go(trained, tmp_path):
 
 def weights(agent):
     return [p.detach() for p in (*agent.components.parameters(), *agent.targets.parameters())]
+
+
+def keep_optimizer(folder):
+    """Give a trained agent the moments of a few updates more."""
+    run = load_run(folder)
+    for _ in range(3):
+        run.agent.update(run.replay.sample(np.random.default_rng(0), 8, 2))
+    save_run(folder, run.config, run.agent, run.importance, run.replay, optimizers=True)
+
+
+def test_moments_are_kept_and_cut_like_the_weights(copied):
+    keep_optimizer(copied)
+    run, same = load_run(copied), load_run(copied)
+    state = list(run.agent.model_optimizer.state.values())
+    assert len(state) == sum(1 for n in ('encoder', 'dynamics', 'reward', 'q1', 'q2')
+                             for _ in run.agent.components[n].parameters())
+    assert float(state[0]['step']) == 3 and float(state[0]['exp_avg_sq'].sum()) > 0
+    settings = dataclasses.replace(run.config.pruning, score='l1', recovery_updates=0,
+                                   carry_optimizer=True)
+    plan = choose(run, settings)
+    shrink(run, plan, settings)
+    kept = plan.kept('encoder.hidden1')
+    for key in ('exp_avg', 'exp_avg_sq'):
+        moment = run.agent.model_optimizer.state[
+            run.agent.components['encoder'][0].weight][key]
+        before = same.agent.model_optimizer.state[same.agent.components['encoder'][0].weight][key]
+        assert torch.equal(moment, before[kept])
+
+
+def test_moments_that_are_not_there_are_asked_for(trained):
+    run = load_run(trained)
+    settings = dataclasses.replace(run.config.pruning, score='l1', carry_optimizer=True)
+    with pytest.raises(AgentError, match=r'training\.keep_optimizer=true'):
+        shrink(run, choose(run, settings), settings)
 
 
 def test_every_step_takes_the_same_share_of_what_is_left(go, trained, tmp_path):
@@ -57,9 +92,11 @@ def test_one_step_leaves_no_folder(go, tmp_path):
     assert records[0]['updates'] == 15 and last.plan.requested == 0.6
 
 
-@pytest.mark.parametrize('at', [2, 4])
-def test_interrupted_it_ends_with_the_same_weights(go, at):
-    whole, records = go('whole')
+@pytest.mark.parametrize(('at', 'carry'), [(2, False), (4, False), (3, True)])
+def test_interrupted_it_ends_with_the_same_weights(go, copied, at, carry):
+    if carry:
+        keep_optimizer(copied)
+    whole, records = go('whole', carry_optimizer=carry)
     cuts = 0
 
     def stop(phase, done, total, **facts):
@@ -69,9 +106,10 @@ def test_interrupted_it_ends_with_the_same_weights(go, at):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        go('torn', progress=stop)
+        go('torn', progress=stop, carry_optimizer=carry)
     seen = []
-    again, same = go('torn', progress=lambda phase, done, *a, **k: seen.append((phase, done)))
+    again, same = go('torn', carry_optimizer=carry,
+                     progress=lambda phase, done, *a, **k: seen.append((phase, done)))
     assert seen.count(('cut', 1)) == 5 - at + 1  # only what was not done
     assert same == records and again.plan == whole.plan
     assert all(torch.equal(a, b) for a, b in zip(
