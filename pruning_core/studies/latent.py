@@ -23,6 +23,7 @@ from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.budgets import Parameters
 from pruning_core.config import ImportanceConfig
+from pruning_core.errors import ConfigError, explain
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.baselines import Subject, score
 from pruning_core.importance.crossovers import crossovers
@@ -103,6 +104,12 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
     finally:
         recorder.close()
     history = read_history(context.folder / HISTORY)
+    if not (tracker.warm and len(history.updates)):
+        raise ConfigError(explain(
+            f'{settings.epochs} epochs on {len(data.train)} images were asked for',
+            f'{tracker.updates} updates', f'more than {settings.importance.warmup} for the '
+            f'warm-up, and than {settings.importance.record_every} for the history',
+            'set more latent.epochs'))
     combined = tracker.unit_scores('combined')
     dense = model.quality(data.test)
 
