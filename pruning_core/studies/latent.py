@@ -281,9 +281,13 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
     middle = shares[len(shares) // 2]
     lost = [Panel(
         f'{float(s):.0%} of the units gone', 'latent channels', 'PSNR lost, dB',
-        {kind: over(lambda v, k=kind, s=s: v['psnr_lost_by_kind'][s][k]['cut'])
-         for kind in ('coupling', 'component')}, logarithmic='x') for s in shares]
-    told = Panel('Importance of the coupling over the others', 'latent channels', 'log10 of ratio',
+        {name: over(lambda v, k=kind, w=when, s=s: v['psnr_lost_by_kind'][s][k][w])
+         for name, kind, when in (
+             ('coupling', 'coupling', 'cut'), ('all others', 'component', 'cut'),
+             ('coupling, trained on', 'coupling', 'recovered'),
+             ('all others, trained on', 'component', 'recovered'))},
+        logarithmic='x') for s in shares]
+    told = Panel('Importance, coupling over others', 'latent channels', 'log10 of ratio',
                  {s: over(lambda v, s=s: v['coupling_over_components'][s]) for s in SIGNALS},
                  logarithmic='x', reference=0.0)
     groups = list(next(iter(sizes.values()))['psnr_lost'][middle])
