@@ -263,6 +263,9 @@ def claims(runs: Sequence[Mapping[str, Any]], sizes: Sequence[int], middle: str
     for signal in SIGNALS:
         out[f'importance is dynamic: lasting crossovers, {signal}'] = verdict(
             iqm([float(r['crossovers'][signal]) for r in runs]))
+    for pair in runs[0]['agreement']:
+        out[f"{pair}: the signals differ, 0.95 less Kendall's tau over units"] = verdict(
+            iqm([0.95 - r['agreement'][pair] for r in runs]))
     for rival in (*SIGNALS, *BASELINES):
         out[f'combined loses less than {rival} at {middle}, log10 of the MSE'] = verdict(
             iqm([np.log10(r['scores'][rival][middle] / r['scores']['combined'][middle])

@@ -72,7 +72,8 @@ def fake(latent_, seed, early, lost):
     return {'latent': latent_, 'seed': seed, 'dense': [0.01, 20.0], 'pruned': {'0.5': drops},
             'kinds': {'0.5': kinds}, 'scores': scores,
             'importance': dict.fromkeys((*latent.SIGNALS, 'combined'), groups),
-            'crossovers': dict.fromkeys(latent.SIGNALS, 2)}
+            'crossovers': dict.fromkeys(latent.SIGNALS, 2),
+            'agreement': {'gradient-fisher': 0.5 if latent_ == 8 else 0.6}}
 
 
 def test_latent_claims_on_made_up_results():
@@ -86,6 +87,8 @@ def test_latent_claims_on_made_up_results():
     assert said['the early encoder layer is least, by gradient'] == 'holds'
     assert said['a decoder layer is most, by pruning'] == 'holds'
     assert said['importance is dynamic: lasting crossovers, fisher'] == 'holds'
+    differ = "gradient-fisher: the signals differ, 0.95 less Kendall's tau over units"
+    assert said[differ] == 'holds'
     better = claims['combined loses less than l1 at 0.5, log10 of the MSE']
     assert (better['value'], better['verdict']) == (pytest.approx(1.0), 'holds')
     turned = latent.claims([fake(d, s, early=9.0, lost=2.0) for d in (8, 512) for s in range(6)],
