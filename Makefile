@@ -7,7 +7,8 @@ BUNDLE ?=
 IN_VENV := . .venv/setup.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench optimum frontier soak docs clean
+.PHONY: help setup demo test lint bench optimum frontier studies studies-quick soak docs \
+	clean
 
 help:
 	@echo 'make setup   make .venv with everything in it; a second time at once (PYTHON=python3.11)'
@@ -19,6 +20,8 @@ help:
 	@echo 'make optimum the best return that the pendulum allows, beside which ours stands'
 	@echo 'make docs    the site of the documentation, into site/, with its links checked'
 	@echo 'make frontier   what pruning costs at 50 to 99 %, against what else one could do'
+	@echo 'make studies    every experiment in full, into docs/studies (days; DATA=FOLDER_OF_MNIST)'
+	@echo 'make studies-quick   their quick forms, into runs/studies (20 minutes)'
 	@echo 'make soak    the pruned agent at 50 Hz for an hour, under load, faults and swaps'
 	@echo '             (SOAK_SECONDS=60 make soak for the short form)'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
@@ -52,6 +55,22 @@ docs:
 
 frontier: setup
 	@$(IN_VENV) python benchmarks/frontier.py $(ARGS)
+
+ON_IMAGES := latent ema schedule timing
+ON_AGENTS := scores coupling stress stability
+DATA ?=
+
+# One that fails is reported, and stops none of the others.
+studies: setup
+	@$(IN_VENV) failed=0; \
+	for name in $(ON_IMAGES); do \
+	python -m pruning_core study $$name --out docs/studies --data '$(DATA)' $(ARGS) || failed=1; \
+	done; for name in $(ON_AGENTS); do \
+	python -m pruning_core study $$name --out docs/studies $(ARGS) || failed=1; \
+	done; exit $$failed
+
+studies-quick: setup
+	@$(MAKE) studies ARGS='--quick --out runs/studies/quick $(ARGS)' DATA='$(DATA)'
 
 soak: setup
 	@$(IN_VENV) python benchmarks/soak.py

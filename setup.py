@@ -19,6 +19,8 @@ EXPORT = ['onnx>=1.16', 'safetensors>=0.4']
 SIGN = ['cryptography>=41']
 VIZ = ['matplotlib>=3.7', 'tensorboard>=2.14']
 BAGS = ['rosbags>=0.11']
+STUDIES = ['scikit-learn>=1.3']
+CLUSTER = ['distributed>=2024.1']
 COMPLETE = ['argcomplete>=3']
 TEST = ['hypothesis>=6.90', 'pytest>=7.4']
 DEV = [*TEST, 'mypy', 'ruff', 'torch-pruning==1.6.1', 'types-PyYAML']
@@ -63,7 +65,8 @@ setup(
     ],
     install_requires=['numpy>=1.21', 'onnxruntime>=1.17', 'PyYAML>=5.4'],
     extras_require={'train': TRAIN, 'mujoco': MUJOCO, 'export': EXPORT, 'sign': SIGN, 'viz': VIZ,
-                    'bags': BAGS, 'complete': COMPLETE, 'test': TEST, 'dev': DEV},
+                    'bags': BAGS, 'studies': STUDIES, 'cluster': CLUSTER, 'complete': COMPLETE,
+                    'test': TEST, 'dev': DEV},
     entry_points={
         'console_scripts': [
             'controller_node = pruned_controller.controller_node:main',

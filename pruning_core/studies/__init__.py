@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pruning_core.studies.study import Study
 
-NAMES = ('latent', 'scores', 'ema', 'schedule', 'stability')
+NAMES = ('latent', 'scores', 'ema', 'schedule', 'timing', 'coupling', 'stress', 'stability')
 
 
 def find(name: str) -> Study:

@@ -127,7 +127,8 @@ class CutConfig:
         samples: plans per iteration; `iterations` refinements.
         iterations: see there.
         states: random states of the stability test of the policy alone; 0 for none.
-        view: score of a coupling view that the latent is cut by instead; empty for none.
+        view: coupling view that the latent is cut by instead; empty for none.
+        catch_up: recovery takes the updates that the agent in the third folder is ahead.
     """
 
     way: str
@@ -137,6 +138,7 @@ class CutConfig:
     iterations: int
     states: int
     view: str = ''
+    catch_up: bool = False
 
 
 def cut(config: CutConfig, context: Context) -> dict[str, Any]:
@@ -169,6 +171,10 @@ def measured(run: Run, config: CutConfig, context: Context) -> dict[str, Any]:
 
 def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
     settings = config.pruning
+    if config.catch_up:
+        whole = load_run(context.needs[2] / FOLDER).agent.updates
+        settings = dataclasses.replace(
+            settings, recovery_updates=max(0, whole - run.agent.updates))
     if config.way == OURS:
         plan = choose(run, settings, context.progress)
     else:

@@ -226,6 +226,6 @@ STUDY = Study(
     name='ema',
     question='How much does smoothing importance over updates delay, steady and improve what is '
              'pruned?',
-    settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12},
+    settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'window': 31},
     cost='quick 1 minute, full 30 minutes',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

@@ -23,6 +23,7 @@ from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.budgets import Parameters
 from pruning_core.config import ImportanceConfig
+from pruning_core.errors import ConfigError, explain
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.baselines import Subject, score
 from pruning_core.importance.crossovers import crossovers
@@ -103,6 +104,12 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
     finally:
         recorder.close()
     history = read_history(context.folder / HISTORY)
+    if not (tracker.warm and len(history.updates)):
+        raise ConfigError(explain(
+            f'{settings.epochs} epochs on {len(data.train)} images were asked for',
+            f'{tracker.updates} updates', f'more than {settings.importance.warmup} for the '
+            f'warm-up, and than {settings.importance.record_every} for the history',
+            'set more latent.epochs'))
     combined = tracker.unit_scores('combined')
     dense = model.quality(data.test)
 
@@ -256,6 +263,9 @@ def claims(runs: Sequence[Mapping[str, Any]], sizes: Sequence[int], middle: str
     for signal in SIGNALS:
         out[f'importance is dynamic: lasting crossovers, {signal}'] = verdict(
             iqm([float(r['crossovers'][signal]) for r in runs]))
+    for pair in runs[0]['agreement']:
+        out[f"{pair}: the signals differ, 0.95 less Kendall's tau over units"] = verdict(
+            iqm([0.95 - r['agreement'][pair] for r in runs]))
     for rival in (*SIGNALS, *BASELINES):
         out[f'combined loses less than {rival} at {middle}, log10 of the MSE'] = verdict(
             iqm([np.log10(r['scores'][rival][middle] / r['scores']['combined'][middle])
@@ -274,9 +284,13 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
     middle = shares[len(shares) // 2]
     lost = [Panel(
         f'{float(s):.0%} of the units gone', 'latent channels', 'PSNR lost, dB',
-        {kind: over(lambda v, k=kind, s=s: v['psnr_lost_by_kind'][s][k]['cut'])
-         for kind in ('coupling', 'component')}, logarithmic='x') for s in shares]
-    told = Panel('Importance of the coupling over the others', 'latent channels', 'log10 of ratio',
+        {name: over(lambda v, k=kind, w=when, s=s: v['psnr_lost_by_kind'][s][k][w])
+         for name, kind, when in (
+             ('coupling', 'coupling', 'cut'), ('all others', 'component', 'cut'),
+             ('coupling, trained on', 'coupling', 'recovered'),
+             ('all others, trained on', 'component', 'recovered'))},
+        logarithmic='x') for s in shares]
+    told = Panel('Importance, coupling over others', 'latent channels', 'log10 of ratio',
                  {s: over(lambda v, s=s: v['coupling_over_components'][s]) for s in SIGNALS},
                  logarithmic='x', reference=0.0)
     groups = list(next(iter(sizes.values()))['psnr_lost'][middle])

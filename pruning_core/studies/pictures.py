@@ -54,7 +54,7 @@ class Panel:
 
 def panels(content: Sequence[Panel], columns: int = 2, width: float = 8.6,
            height: float = 2.9) -> str:
-    """Draw panels side by side, row by row; names that recur have one look and one legend.
+    """Draw panels side by side, row by row; one legend where all have the same lines.
 
     Args:
         content: the panels.
@@ -63,40 +63,42 @@ def panels(content: Sequence[Panel], columns: int = 2, width: float = 8.6,
         height: of a row, in inches.
     """
     rows = -(-len(content) // columns)
-    names = list(dict.fromkeys(name for p in content for name in p.lines))
-    with _figure(rows, columns, width, height * rows + 0.25 * (1 + len(names) // 5)
-                 ) as (figure, axes):
+    shared = len({tuple(p.lines) for p in content}) == 1
+    with _figure(rows, columns, width, height * rows + 0.3 * shared) as (figure, axes):
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes.flat, content, strict=False):
-            _draw(axis, panel, names, handles)
+            handles = _draw(axis, panel)
+            if not shared and len(handles) > 1:
+                axis.legend(handles.values(), handles.keys(), fontsize=7, ncols=2,
+                            loc='upper center', bbox_to_anchor=(0.45, -0.2 if panel.x else -0.35))
         for axis in axes.flat[len(content):]:
             axis.set_visible(False)
-        if len(handles) > 1:
+        if shared and len(handles) > 1:
             figure.legend(handles.values(), handles.keys(), loc='outside lower center',
                           ncols=min(len(handles), 5), fontsize=8)
         return _svg(figure)
 
 
-def _draw(axis: Axes, panel: Panel, names: Sequence[str], handles: dict[str, Any]) -> None:
+def _draw(axis: Axes, panel: Panel) -> dict[str, Any]:
+    handles: dict[str, Any] = {}
     many = len(panel.lines)
     for k, (name, points) in enumerate(panel.lines.items()):
         kept = [(x, v if isinstance(v, Mapping) else {'value': v, 'low': v, 'high': v})
                 for x, v in points if v is not None]
         if not kept:
             continue
-        look = names.index(name)
         x = np.array([p[0] for p in kept], float)
         value, low, high = (np.array([p[1][key] for p in kept], float)
                             for key in ('value', 'low', 'high'))
         if panel.ticks:  # beside each other where they would hide each other
             x = x + (k - (many - 1) / 2) * min(0.12, 0.7 / many)
         spread = bool(np.any(high > low))
-        marker = _MARKERS[look % len(_MARKERS)] if len(kept) < 30 else ''
+        marker = _MARKERS[k % len(_MARKERS)] if len(kept) < 30 else ''
         shown = axis.errorbar(
             x, value, yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)]
             if spread else None, fmt=f'{marker}{"-" if panel.joined else ""}', ms=4, capsize=2,
-            elinewidth=0.9, lw=1.2, color=_COLOURS[look % len(_COLOURS)])
-        handles.setdefault(name, shown)
+            elinewidth=0.9, lw=1.2, color=_COLOURS[k % len(_COLOURS)])
+        handles[name] = shown
     if panel.reference is not None:
         axis.axhline(panel.reference, color=LIMIT, lw=1.0, ls=':')
     if 'x' in panel.logarithmic:
@@ -114,3 +116,4 @@ def _draw(axis: Axes, panel: Panel, names: Sequence[str], handles: dict[str, Any
         axis.set_xticks(where, [f'{x:g}' for x in where])
         axis.minorticks_off()
     axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
+    return handles

@@ -308,6 +308,7 @@ def _claim(trial: Trial, folder: Path) -> None:
     path, wanted = folder / TRIAL, trial.settings()
     if path.is_file():
         found = json.loads(path.read_text())
+        _complete(found.get('config', {}), trial.config)
         if found != wanted:
             raise ConfigError(
                 explain(f"trial '{trial.name}' was asked for in '{folder}'",
@@ -315,6 +316,16 @@ def _claim(trial: Trial, folder: Path) -> None:
                         f'those in {TRIAL}', 'give another --work, or the same settings'))
         return
     write_json(path, wanted)
+
+
+def _complete(found: dict[str, Any], config: Any) -> None:
+    """Give settings that came with a later version their defaults in an older trial."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.name not in found and f.default is not dataclasses.MISSING:
+            found[f.name] = json.loads(json.dumps(f.default))
+        elif dataclasses.is_dataclass(value) and isinstance(found.get(f.name), dict):
+            _complete(found[f.name], value)
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -203,7 +203,7 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
             for key, name in lines.items()}, ticks=ticks, reference=reference, joined=False)
 
     scatter = Panel(
-        'Under the cosine: resilience and what removal costs', 'PSNR lost, dB',
+        'The groups under the cosine', 'PSNR lost by removing half, dB',
         'slope of log-norm, per 1,000 lambda',
         {g: [(table['cosine']['critical'][g]['value'], table['cosine']['slope'][g])]
          for g in table['cosine']['critical']} if 'cosine' in table else {}, reference=0.0,

@@ -1,0 +1,141 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""How should a group that several components share be cut, and by whose view of it?
+
+TD-MPC agents of several seeds in; loss of return out, when they are cut to the same size under
+every rule for the latent (protected, by its own scores, by the least that its owners give), at
+several shares, and by the scores of either of the paper's two coupling views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pruning_core.config import PruningConfig
+from pruning_core.studies.claims import spoken
+from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
+from pruning_core.studies.pictures import Panel, panels
+from pruning_core.studies.runner import Trial
+from pruning_core.studies.scores import losses
+from pruning_core.studies.statistics import iqm, summary, verdict
+from pruning_core.studies.study import Results, Study
+
+# Name -> rule, and the part of what it gives that is taken.
+RULES = {'protect': ('protect', 1.0), 'own, a quarter': ('own', 0.25), 'own': ('own', 1.0),
+         'min': ('min', 1.0)}
+# Name -> the coupling view that the latent's units are ranked by, all at rule `own`.
+VIEWS = {'view of the policy': 'encoder->policy', 'view of all': 'encoder->all'}
+_SCORE = 'gradient'  # the signal that views have, so that rankings differ in nothing else
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the study is; see `scores.Settings`."""
+
+    config: str = 'config/pendulum.yaml'
+    seeds: int = 5
+    sparsities: tuple[float, ...] = (0.5, 0.9)
+    updates: tuple[int, ...] = (0, 1000)
+    episodes: int = 20
+    samples: int = 128
+    iterations: int = 3
+    states: int = 200
+
+
+def trials(settings: Settings, folder: str) -> list[Trial]:
+    """Agents, their scores, the dense return, and a cut per rule and view."""
+    out = []
+    size = (settings.episodes, settings.samples, settings.iterations, settings.states)
+    for seed, agent in agents(settings.config, settings.seeds).items():
+        scored = Trial(f'{folder}/ranks_s{seed}', ranks, RanksConfig((_SCORE,), seed),
+                       (agent.name,), 0.5)
+        out += [agent, scored, Trial(
+            f'{folder}/dense_s{seed}', cut, CutConfig('dense', PruningConfig(seed=seed), *size),
+            (agent.name,))]
+        for sparsity in settings.sparsities:
+            for updates in settings.updates:
+                ways = {name: (rule, '') for name, rule in RULES.items()}
+                ways |= {name: (RULES['own'], view) for name, view in VIEWS.items()}
+                for name, ((rule, part), view) in ways.items():
+                    pruning = PruningConfig(
+                        seed=seed, sparsity=sparsity, recovery_updates=updates, coupling=rule,
+                        coupling_share=part, score=_SCORE)
+                    out.append(Trial(
+                        f'{folder}/{name_of(name, sparsity, updates)}_s{seed}', cut,
+                        CutConfig(_SCORE, pruning, *size, view), (agent.name, scored.name),
+                        1 + updates / 1000))
+    return out
+
+
+def name_of(way: str, sparsity: float, updates: int) -> str:
+    """Name of a cut, without its seed."""
+    return f'{way.replace(", ", "-").replace(" ", "-")}_{round(100 * sparsity)}_{updates}'
+
+
+def summarise(settings: Settings, results: Results) -> dict[str, Any]:
+    """Every rule and view over seeds, and which is best."""
+    seeds, cells = range(settings.seeds), {}
+    claims: dict[str, Any] = {}
+    for updates in settings.updates:
+        for sparsity in settings.sparsities:
+            for way in (*RULES, *VIEWS):
+                name = name_of(way, sparsity, updates)
+                there = [results[f'{name}_s{s}'] for s in seeds if f'{name}_s{s}' in results]
+                if there:
+                    cells[name] = {
+                        'way': way, 'sparsity': sparsity, 'updates': updates,
+                        **{f'{kind}_loss_percent': summary(list(
+                            losses(results, seeds, name, kind).values()))
+                           for kind in ('planned', 'policy')},
+                        'violations': summary([r.get('violations') for r in there]),
+                        'removed': summary([r['removed'] for r in there]),
+                        'macs': there[0]['macs']}
+        for better, worse in (('protect', 'own'), ('own, a quarter', 'own'),
+                              ('own, a quarter', 'protect'), ('min', 'own'),
+                              ('view of all', 'view of the policy'), ('own', 'view of all')):
+            per_seed: dict[int, list[float]] = {}
+            for sparsity in settings.sparsities:
+                a, b = (losses(results, seeds, name_of(w, sparsity, updates), 'policy')
+                        for w in (better, worse))
+                for seed in set(a) & set(b):
+                    per_seed.setdefault(seed, []).append(b[seed] - a[seed])
+            if per_seed:
+                claims[f'{better} loses less than {worse} after {updates} updates, % of return'] \
+                    = verdict(iqm([sum(v) / len(v) for v in per_seed.values()]))
+    dense = [results[f'dense_s{s}'] for s in seeds if f'dense_s{s}' in results]
+    return {'plant': settings.config, 'seeds': list(seeds),
+            'dense': {k: summary([r.get(k) for r in dense])
+                      for k in ('planned', 'policy', 'violations')},
+            'cells': cells, 'claims': claims}
+
+
+def draw(result: Mapping[str, Any]) -> dict[str, str]:
+    """Loss by rule and view at every size, without and with recovery."""
+    cells = result['cells'].values()
+    ways = list(dict.fromkeys(c['way'] for c in cells))
+    return {'coupling.svg': panels([Panel(
+        f'{updates} updates of recovery, {label}', '', 'return lost, %',
+        {f'{s:.0%} removed': [(float(ways.index(c['way'])), c[f'{kind}_loss_percent'])
+                              for c in cells if (c['updates'], c['sparsity']) == (updates, s)]
+         for s in sorted({c['sparsity'] for c in cells})},
+        ticks={float(i): w for i, w in enumerate(ways)}, reference=0.0, joined=False)
+        for updates in sorted({c['updates'] for c in cells})
+        for kind, label in (('policy', 'policy alone'), ('planned', 'planned'))], 2, 9.0, 3.3)}
+
+
+def tell(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Every claim in a line."""
+    return {'agents': f"{result['plant']}, {len(result['seeds'])} seeds",
+            **spoken(result['claims'])}
+
+
+STUDY = Study(
+    name='coupling',
+    question='How should the latent, which all components share, be cut, and by whose view?',
+    settings=Settings,
+    quick={'config': 'config/pendulum_quick.yaml', 'seeds': 3, 'sparsities': (0.7,),
+           'updates': (0, 200), 'episodes': 5, 'samples': 64, 'iterations': 2, 'states': 40},
+    cost='quick 3 minutes, full 1 day',
+    trials=trials, summarise=summarise, draw=draw, tell=tell)

@@ -1,0 +1,250 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""When should the cut be made (arXiv 2601.19794, open question 2)?
+
+Autoencoders cut at four points of a training of fixed length, at once, in five steps that end
+there, or when the ranks of the units have settled; and TD-MPC agents that were trained for part of
+their episodes, cut, and given the updates that they have not had yet. Every way has as many
+updates in all. Out: what is left in the end, against never cutting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pruning_core import config as configuration
+from pruning_core import images
+from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
+from pruning_core.budgets import Parameters
+from pruning_core.config import PruningConfig
+from pruning_core.importance import ImportanceTracker
+from pruning_core.importance.ranking import agreement
+from pruning_core.selection import Limits, select
+from pruning_core.studies.claims import spoken
+from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
+from pruning_core.studies.pictures import Panel, panels
+from pruning_core.studies.runner import Context, Trial
+from pruning_core.studies.statistics import iqm, summary, verdict
+from pruning_core.studies.study import Results, Study
+
+_LIMITS = Limits(floor=1, multiple=1)
+_STEPS = 5
+_SETTLED = 0.9  # Kendall's tau of the units' ranks from one epoch to the next
+POINTS = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the study is.
+
+    Attributes:
+        latent: channels between encoder and decoder.
+        hidden: widths of the encoder's hidden layers.
+        seeds: trainings of each way, with seeds 0, 1, ...
+        epochs: of each training; the cut falls at a quarter, a half, three quarters or the end.
+        share: of the autoencoder's parameters that go.
+        config: YAML file of the agents; empty for none.
+        sparsity: share of an agent's parameters that go.
+        episodes: common seeds of every return.
+        data: folder of IDX files; empty for scikit-learn's digits.
+    """
+
+    latent: int = 512
+    hidden: tuple[int, ...] = (512, 256)
+    seeds: int = 5
+    epochs: int = 200
+    share: float = 0.7
+    config: str = 'config/pendulum.yaml'
+    sparsity: float = 0.9
+    episodes: int = 20
+    data: str = ''
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One autoencoder and its cut.
+
+    Attributes:
+        autoencoder: with its epochs.
+        way: `never`, `once`, `steps` or `settled`.
+        point: share of the epochs after which the last cut is made; without a meaning for
+            `never` and `settled`.
+        share: of the parameters that go.
+        data: folder of IDX files.
+    """
+
+    autoencoder: AutoencoderConfig
+    way: str
+    point: float
+    share: float
+    data: str = field(default='')
+
+
+def trials(settings: Settings, folder: str) -> list[Trial]:
+    """Every way and point per seed; agents at every point."""
+    out = []
+    ways = [('never', 1.0), ('settled', 1.0), *(('once', p) for p in POINTS),
+            *(('steps', p) for p in POINTS)]
+    for seed in range(settings.seeds):
+        model = AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed)
+        out += [Trial(f'{folder}/{way}_{point:g}_s{seed}', run, TrialConfig(
+            model, way, point, settings.share, settings.data), weight=2.0) for way, point in ways]
+    return out + (_agents(settings, folder) if settings.config else [])
+
+
+def _agents(settings: Settings, folder: str) -> list[Trial]:
+    out = []
+    whole = agents(settings.config, settings.seeds)
+    episodes = configuration.load(settings.config).training.episodes
+    for point in POINTS:
+        short = whole if point == 1 else agents(
+            settings.config, settings.seeds, [f'training.episodes={round(point * episodes)}'])
+        for seed, agent in short.items():
+            scored = Trial(f'{folder}/ranks_{point:g}_s{seed}', ranks,
+                           RanksConfig(('combined',), seed), (agent.name,), 0.5)
+            pruning = PruningConfig(seed=seed, sparsity=settings.sparsity,
+                                    recovery_updates=300 if point == 1 else 0)
+            out += [agent, scored, Trial(
+                f'{folder}/agent_{point:g}_s{seed}', cut,
+                CutConfig('combined', pruning, settings.episodes, 64, 2, 0, catch_up=point < 1),
+                (agent.name, scored.name, whole[seed].name), 2.0)]
+    for seed, agent in whole.items():
+        out += [] if any(t.name == agent.name for t in out) else [agent]
+        out.append(Trial(f'{folder}/agent_dense_s{seed}', cut, CutConfig(
+            'dense', PruningConfig(seed=seed), settings.episodes, 64, 2, 0), (agent.name,)))
+    return out
+
+
+def run(config: TrialConfig, context: Context) -> dict[str, Any]:
+    """Train to the cut, cut, and train on for the epochs that are left."""
+    data, settings = images.load(config.data), config.autoencoder
+    model, rng = Autoencoder(data.train.shape[1], settings), np.random.default_rng(settings.seed)
+    dense, done, cuts = model.graph().parameters, 0, []
+    tracker = ImportanceTracker(model.graph(), model.components, settings.importance)
+
+    def train_to(epoch: int) -> None:
+        nonlocal done
+        if epoch > done:
+            train(model, data.train, settings, rng, Watchers([tracker]), epochs=epoch - done,
+                  progress=context.progress)
+            done = epoch
+
+    def cut_to(removed: float) -> None:
+        """Remove the lowest units until this share of the dense network is gone."""
+        nonlocal tracker
+        graph = model.graph()
+        further = 1 - (1 - removed) * dense / graph.parameters
+        model.cut(select(graph.groups, tracker.unit_scores('combined'),
+                         Parameters(max(further, 0.0)), _LIMITS))
+        tracker = ImportanceTracker(model.graph(), model.components, settings.importance)
+        cuts.append(done)
+
+    last = max(1, round(config.point * settings.epochs))
+    if config.way == 'once':
+        train_to(last)
+        cut_to(config.share)
+    elif config.way == 'steps':
+        for step in range(1, _STEPS + 1):
+            train_to(max(1, round(last * step / _STEPS)))
+            cut_to(1 - (1 - config.share) ** (step / _STEPS))
+    elif config.way == 'settled':
+        before = None
+        while done < settings.epochs:
+            train_to(done + 1)
+            ranks_now = np.concatenate(list(tracker.unit_scores('combined').values()))
+            if before is not None and agreement(before, ranks_now) >= _SETTLED:
+                break
+            before = ranks_now
+        cut_to(config.share)
+    train_to(settings.epochs)
+    quality = model.quality(data.test)
+    return {'way': config.way, 'point': config.point, 'seed': settings.seed, 'data': data.name,
+            'psnr': quality.psnr, 'cuts': cuts,
+            'removed': 1 - model.graph().parameters / dense}
+
+
+def summarise(settings: Settings, results: Results) -> dict[str, Any]:
+    """PSNR and return in the end by way and point, and what is best."""
+    seeds = range(settings.seeds)
+    runs = [r for n, r in results.items() if 'way' in r]
+    table: dict[str, dict[str, Any]] = {}
+    for r in runs:
+        table.setdefault(r['way'], {}).setdefault(f"{r['point']:g}", []).append(r)
+
+    def of(way: str, point: float, seed: int) -> float | None:
+        found = [r for r in runs if (r['way'], r['point'], r['seed']) == (way, point, seed)]
+        return float(found[0]['psnr']) if found else None
+
+    claims: dict[str, Any] = {}
+
+    def paired(name: str, pairs: list[tuple[float | None, float | None]]) -> None:
+        both = [a - b for a, b in pairs if a is not None and b is not None]
+        if both:
+            claims[name] = verdict(iqm(both))
+
+    for point in POINTS[1:]:
+        paired(f'autoencoder: cutting at {point:g} ends better than at {POINTS[0]:g}, dB',
+               [(of('once', point, s), of('once', POINTS[0], s)) for s in seeds])
+    for point in POINTS:
+        paired(f'autoencoder: five steps end better than one cut at {point:g}, dB',
+               [(of('steps', point, s), of('once', point, s)) for s in seeds])
+    paired(f'autoencoder: cutting when ranks settle ends better than at {POINTS[1]:g}, dB',
+           [(of('settled', 1.0, s), of('once', POINTS[1], s)) for s in seeds])
+    at: dict[str, Any] = {}
+    for kind in ('planned', 'policy'):
+        for name in ('dense', *(f'{p:g}' for p in POINTS)):
+            there = [results[n][kind] for s in seeds if (n := f'agent_{name}_s{s}') in results]
+            if there:
+                at.setdefault(name, {})[kind] = summary(there)
+        paired(f'agents, {kind}: cutting at {POINTS[-1]:g} ends better than at {POINTS[1]:g}, '
+               'return', [tuple(results.get(f'agent_{p:g}_s{s}', {}).get(kind)  # type: ignore[misc]
+                                for p in (POINTS[-1], POINTS[1])) for s in seeds])
+    return {'data': runs[0]['data'] if runs else '', 'seeds': list(seeds),
+            'autoencoder': {way: {p: {
+                'psnr': summary([r['psnr'] for r in rs]), 'cuts': [r['cuts'] for r in rs],
+                'removed': summary([r['removed'] for r in rs])} for p, rs in points.items()}
+                for way, points in table.items()},
+            'agents': at, 'claims': claims}
+
+
+def draw(result: Mapping[str, Any]) -> dict[str, str]:
+    """What is left in the end over the time of the cut."""
+    auto = result['autoencoder']
+    content = []
+    if auto:
+        end = POINTS[-1]
+        lines = {way: [(float(p), v['psnr']) for p, v in auto[way].items()]
+                 for way in ('once', 'steps') if way in auto}
+        for way in ('never', 'settled'):
+            if way in auto:
+                value = auto[way]['1']['psnr']
+                lines[way] = [(POINTS[0], value['value']), (end, value['value'])]
+        content.append(Panel('Autoencoder', 'share of the training before the (last) cut',
+                             'PSNR in the end, dB', lines))
+    if result['agents']:
+        at = result['agents']
+        content += [Panel(f'Agents, {kind}', 'share of the episodes before the cut', 'return', {
+            'once': [(float(p), v[kind]) for p, v in at.items() if p != 'dense'],
+            **({'never': [(p, at['dense'][kind]['value']) for p in (POINTS[0], POINTS[-1])]}
+               if 'dense' in at else {})}) for kind in ('policy', 'planned')]
+    return {'timing.svg': panels(content, 3, 10.5, 3.1)}
+
+
+def tell(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Every claim in a line."""
+    return {'data': result['data'], **spoken(result['claims'])}
+
+
+STUDY = Study(
+    name='timing',
+    question='When should the cut be made: early, late, in steps, or when ranks have settled?',
+    settings=Settings,
+    quick={'latent': 128, 'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'episodes': 5,
+           'config': 'config/pendulum_quick.yaml', 'sparsity': 0.7},
+    cost='quick 5 minutes, full 1 day',
+    trials=trials, summarise=summarise, draw=draw, tell=tell)
+

@@ -1,0 +1,134 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Studies of agents on a tiny one: which cuts they make, and what they say of made-up ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from pruning_core import config as configuration
+from pruning_core.studies import cuts, find, scores, stress
+from pruning_core.studies.study import Asked, run_study, settings_from
+
+SMALL = {'seeds': 1, 'episodes': 1, 'samples': 8, 'iterations': 1, 'updates': [0, 2]}
+
+
+@pytest.fixture(scope='module')
+def of(here, tiny, tmp_path_factory):
+    """Run a study of the tiny agent, all in one work folder, so that it is trained once."""
+    work = tmp_path_factory.mktemp('work')
+    (work / 'tiny.yaml').write_text(yaml.safe_dump(configuration.to_dict(tiny(
+        'network.latent=16', 'network.hidden=24', 'training.episodes=8'))))
+
+    def result(name, **changes):
+        study = find(name)
+        known = {'config': str(work / 'tiny.yaml'), **SMALL}
+        known = {k: v for k, v in known.items() if k in study.settings.__dataclass_fields__}
+        asked = Asked(work=work, overrides=[
+            f'{name}.{k}={json.dumps(v)}' for k, v in {**known, **changes}.items()])
+        run_study(study, settings_from(study, asked), asked, here)
+        return json.loads((work / name / f'{name}.json').read_text()), work
+
+    return result
+
+
+def test_scores(of):
+    found, work = of('scores', sparsities=[0.5], states=3,
+                     scores=['gradient', 'combined', 'random', 'ablation'])
+    cells = found['cells']
+    assert {c['way'] for c in cells.values()} == {
+        'gradient', 'combined', 'random', 'ablation', 'ours', 'scratch', 'scratch short'}
+    # Every way leaves the same widths: what differs is which units, or which weights.
+    assert len({c['macs'] for c in cells.values() if c['way'] != 'ours'}) == 1
+    assert all(c['removed'] >= 0.5 for c in cells.values())
+    assert all(c['violations']['n'] == 1 for c in cells.values())
+    assert found['agreement']['spearman']['gradient ~ combined']['value'] > 0.5
+    assert -1 <= found['agreement']['kendall']['gradient ~ random']['value'] <= 1
+    assert 'combined loses less than scratch after 2 updates, % of return' in found['claims']
+    trained = [p.name for p in (work / 'agents').iterdir()]
+    assert trained == ['tiny_s0']
+
+
+def test_coupling(of):
+    found, _ = of('coupling', sparsities=[0.6], states=0)
+    macs = {c['way']: c['macs'] for c in found['cells'].values()}
+    assert macs['own'] == macs['view of all'] == macs['view of the policy']
+    assert macs['protect'] != macs['own']  # other groups give what the latent does not
+    assert 'protect loses less than own after 0 updates, % of return' in found['claims']
+
+
+def test_timing_of_agents(of, here):
+    found, work = of('timing', sparsity=0.4, seeds=1, latent=2, hidden=[4], epochs=1,
+                     data=str(images(of(name='scores', sparsities=[0.5], states=3, scores=[
+                         'gradient', 'combined', 'random', 'ablation'])[1])))
+    assert list(found['agents']) == ['dense', '0.25', '0.5', '0.75', '1']
+    whole = json.loads((work / 'agents' / 'tiny_s0' / 'result.json').read_text())['values']
+    half = json.loads((work / 'agents' / 'tiny_episodes4_s0' / 'result.json').read_text())
+    assert half['values']['updates'] < whole['updates']
+
+
+def images(work):
+    """A handful of images, for the part of the study that is not looked at here."""
+    import struct
+
+    folder = work / 'images'
+    folder.mkdir(exist_ok=True)
+    (folder / 't10k-images-idx3-ubyte').write_bytes(
+        struct.pack('>4I', 0x803, 20, 2, 2) + bytes(range(80)))
+    return folder
+
+
+def test_stress(of):
+    found, _ = of('stress', configs=[of('scores', sparsities=[0.5], states=3, scores=[
+        'gradient', 'combined', 'random', 'ablation'])[1].joinpath('tiny.yaml').as_posix()],
+        sparsities=[0.5], updates=[0])
+    assert list(found['plants']) == ['tiny']
+    assert set(found['claims']) == {f'tiny: combining narrows the gap of {s}'
+                                    for s in ('gradient', 'fisher', 'bayesian')}
+
+
+def test_gap_between_plants_on_made_up_results():
+    settings = stress.Settings(configs=('a/easy.yaml', 'a/hard.yaml'), seeds=4, sparsities=(),
+                               updates=())
+    results = {}
+    for plant, value in (('easy', 0.8), ('hard', 0.1)):
+        for seed in range(4):
+            pairs = {f'{s} ~ ablation': value + 0.01 * seed for s in scores.GRADIENT}
+            if plant == 'hard':
+                pairs['combined ~ ablation'] += 0.3
+            results[f'{plant}/ranks_s{seed}'] = {'spearman': pairs, 'kendall': pairs}
+    claims = stress.summarise(settings, results)['claims']
+    assert claims['hard: the gap of fisher is wider than on easy']['verdict'] == 'holds'
+    assert claims['hard: combining narrows the gap of fisher']['verdict'] == 'holds'
+    assert claims['easy: combining narrows the gap of fisher']['value'] == 0
+
+
+def test_claims_are_paired_by_seed():
+    """A way that loses 10 % less on every seed is better, however much the seeds differ."""
+    settings = scores.Settings(seeds=4, sparsities=(0.5,), updates=(0,), scores=('combined', 'l1'))
+    results = {}
+    for seed in range(4):
+        dense = -100.0 - 50 * seed
+        results[f'dense_s{seed}'] = {'planned': dense, 'policy': dense, 'macs': 1}
+        for way, loss in (('combined', 0.1), ('l1', 0.2)):
+            value = dense * (1 + loss)
+            results[f'{way}_50_0_s{seed}'] = {'planned': value, 'policy': value, 'removed': 0.5,
+                                              'macs': 1}
+    found = scores.summarise(settings, results)
+    claim = found['claims']['combined loses less than l1 after 0 updates, % of return']
+    assert claim['verdict'] == 'holds' and claim['value'] == pytest.approx(10)
+    del results['l1_50_0_s0']  # that trial failed: the others still count
+    again = scores.summarise(settings, results)
+    assert again['claims']['combined loses less than l1 after 0 updates, % of return']['n'] == 3
+    assert again['cells']['l1_50_0']['policy_loss_percent']['n'] == 3
+
+
+def test_correlation_is_within_groups():
+    """Groups on other scales do not help: only the order inside each counts."""
+    first = {'a': np.array([1.0, 2, 3]), 'b': np.array([100.0, 200, 300])}
+    second = {'a': np.array([3.0, 2, 1]), 'b': np.array([900.0, 800, 700])}
+    assert cuts.within(first, second) == -1.0

@@ -1,0 +1,163 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Studies of the autoencoder on images of a few pixels, and their claims on known answers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from pruning_core.importance.crossovers import Crossover
+from pruning_core.studies import ema, find, latent, schedule, timing
+from pruning_core.studies.study import Asked, run_study, settings_from
+
+TINY = {'hidden': [12, 8], 'seeds': 3, 'epochs': 2}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """IDX files of blobs on 5 x 5 pixels."""
+    folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
+    at = rng.uniform(0, 4, (240, 2))
+    grid = np.stack(np.meshgrid(range(5), range(5)), axis=-1)
+    blobs = 255 * np.exp(-((grid[None] - at[:, None, None]) ** 2).sum(-1))
+    (folder / 't10k-images-idx3-ubyte.gz').write_bytes(gzip.compress(
+        struct.pack('>4I', 0x803, 240, 5, 5) + blobs.astype(np.uint8).tobytes()))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def of(folder, here, tmp_path_factory):
+    """Run a study on them, and return its result."""
+    def result(name, **changes):
+        study, work = find(name), tmp_path_factory.mktemp(name)
+        asked = Asked(given={'data': str(folder)}, work=work, overrides=[
+            f'{name}.{k}={json.dumps(v)}' for k, v in {**TINY, **changes}.items()])
+        told = run_study(study, settings_from(study, asked), asked, here)
+        kept = json.loads((work / name / f'{name}.json').read_text())
+        assert str(folder) not in json.dumps(kept) and '--data DIR' in kept['command']
+        for picture in told['pictures'].split(', '):
+            assert '<svg' in (work / name / picture).read_text()
+        return kept
+
+    return result
+
+
+def test_latent(of):
+    found = of('latent', latents=[2, 10], shares=[0.3, 0.5, 0.7], record_every=1, epochs=30)
+    assert list(found['sizes']) == ['2', '10'] and found['trials'] == 6 and not found['failed']
+    size = found['sizes']['10']
+    assert size['n'] == 3 and size['psnr']['n'] == 3
+    assert sum(size['least']['pruning'].values()) == 3
+    # Without its two channels nothing passes; with half of ten more does.
+    assert found['sizes']['2']['psnr_lost']['0.7']['latent']['value'] >= 0
+    claim = found['claims']['the early encoder layer is least, by pruning']
+    assert claim['n'] == 6 and 0 <= claim['low'] <= claim['high'] <= 1
+    assert 'combined loses less than random at 0.5, log10 of the MSE' in found['claims']
+
+
+def fake(latent_, seed, early, lost):
+    """A result of a trial of the latent study, as far as the claims look at it."""
+    groups = {'encoder.hidden1': early, 'encoder.hidden2': 2.0, 'latent': 3.0,
+              'decoder.hidden1': 4.0, 'decoder.hidden2': 5.0}
+    drops = {g: [0.0, 20.0 - v] for g, v in {**groups, 'latent': lost}.items()}
+    kinds = {k: {'cut': [0.0, 20.0 - v], 'recovered': [0.0, 20.0]}
+             for k, v in (('coupling', lost), ('component', 4.0))}
+    scores = {s: {'0.5': 0.1} for s in latent.SCORES}
+    scores['combined'] = {'0.5': 0.01}
+    return {'latent': latent_, 'seed': seed, 'dense': [0.01, 20.0], 'pruned': {'0.5': drops},
+            'kinds': {'0.5': kinds}, 'scores': scores,
+            'importance': dict.fromkeys((*latent.SIGNALS, 'combined'), groups),
+            'crossovers': dict.fromkeys(latent.SIGNALS, 2),
+            'agreement': {'gradient-fisher': 0.5 if latent_ == 8 else 0.6}}
+
+
+def test_latent_claims_on_made_up_results():
+    runs = [fake(d, s, early=1.0, lost=8.0 + 0.1 * s if d == 8 else 2.0)
+            for d in (8, 512) for s in range(6)]
+    claims = latent.claims(runs, [8, 512], '0.5')
+    said = {name: c['verdict'] for name, c in claims.items()}
+    assert said['coupling loses its weight with capacity, dB of PSNR by pruning'] == 'holds'
+    assert said['at d = 8 the coupling costs more than all other groups, dB, cut'] == 'holds'
+    assert said['at d = 512 the coupling costs more than all other groups, dB, cut'] == 'does not'
+    assert said['the early encoder layer is least, by gradient'] == 'holds'
+    assert said['a decoder layer is most, by pruning'] == 'holds'
+    assert said['importance is dynamic: lasting crossovers, fisher'] == 'holds'
+    differ = "gradient-fisher: the signals differ, 0.95 less Kendall's tau over units"
+    assert said[differ] == 'holds'
+    better = claims['combined loses less than l1 at 0.5, log10 of the MSE']
+    assert (better['value'], better['verdict']) == (pytest.approx(1.0), 'holds')
+    turned = latent.claims([fake(d, s, early=9.0, lost=2.0) for d in (8, 512) for s in range(6)],
+                           [8, 512], '0.5')
+    assert turned['the early encoder layer is least, by pruning']['verdict'] == 'does not'
+    capacity = turned['coupling loses its weight with capacity, dB of PSNR by pruning']
+    assert capacity['verdict'] == 'not shown'
+
+
+def test_ema(of):
+    found = of('ema', gammas=[0.0, 0.9], latent=4, window=5, every=2, epochs=10)
+    assert found['gammas']['0']['moved']['value'] >= found['gammas']['0.9']['moved']['value']
+    assert found['gammas']['0.9']['lag']['value'] >= found['gammas']['0']['lag']['value']
+    assert set(found['claims']) == {
+        'gamma 0.9 has groups out of order less often than 0',
+        'gamma 0.9 changes its choice of units less than 0',
+        'gamma 0.9 loses less PSNR, dB than 0'}
+
+
+def test_lag_of_a_shifted_signal():
+    truth = np.exp(np.sin(np.arange(200)[:, None] / 9 + np.arange(3)))
+    late = np.roll(truth, 7, axis=0)
+    assert ema.lag(late, truth, 30) == 7 and ema.lag(truth, truth, 30) == 0
+
+
+def test_order_and_delay():
+    truth = np.array([[1.0, 2.0], [1.0, 2.0], [3.0, 2.0], [3.0, 2.0]])
+    assert ema.misordered(truth, truth) == 0
+    assert ema.misordered(truth[[0, 0, 0, 2]], truth) == 0.25
+    expected = [Crossover(10.0, 'a', 'b', 1.0), Crossover(50.0, 'b', 'a', 1.0)]
+    found = [Crossover(14.0, 'a', 'b', 1.0), Crossover(52.0, 'b', 'a', 1.0),
+             Crossover(90.0, 'a', 'b', 1.0)]
+    assert ema.delay(found, expected) == 3.0
+    assert ema.delay([], expected) is None
+
+
+def test_centred_mean():
+    values = np.arange(7.0)[:, None]
+    np.testing.assert_allclose(ema.centred(values, 3)[:, 0], [0.5, 1, 2, 3, 4, 5, 5.5])
+
+
+def test_schedule(of):
+    found = of('schedule', schedules=['none', 'cosine', 'in_phase'], latent=4, epochs=30,
+               periods=2.0)
+    table = found['schedules']
+    assert table['none']['agreement'] is None and table['none']['slope']['latent'] is None
+    assert table['cosine']['agreement']['n'] == 3
+    assert (table['in_phase']['neighbours'], table['none']['neighbours']) == (1.0, 0.0)
+    # Pressure makes the network no better at what it is trained for.
+    assert table['cosine']['psnr']['value'] <= table['none']['psnr']['value'] + 0.5
+    assert 'phases tell more than in_phase, Spearman' in found['claims']
+
+
+def test_agreement_of_resilience_with_removal():
+    result = {'critical': {'a': 3.0, 'b': 2.0, 'c': 1.0},
+              'resilience': {'a': {'slope': -0.1}, 'b': {'slope': -0.5}, 'c': {'slope': -0.9}},
+              'importance': {'gradient': {'a': 1.0, 'b': 2.0, 'c': 3.0}}}
+    assert schedule.agreement(result) == 1.0
+    assert schedule.agreement(result, 'gradient') == -1.0
+
+
+def test_timing_of_an_autoencoder(of):
+    found = of('timing', latent=4, epochs=5, share=0.5, config='')
+    for points in found['autoencoder'].values():
+        for way in points.values():
+            assert way['psnr']['n'] == 3
+    cuts = {way: points['1']['cuts'][0] for way, points in found['autoencoder'].items()}
+    assert cuts['never'] == [] and cuts['once'] == [5] and cuts['steps'] == [1, 2, 3, 4, 5]
+    assert 1 <= cuts['settled'][0] <= 5
+    for way in ('once', 'steps', 'settled'):
+        assert found['autoencoder'][way]['1']['removed']['low'] >= 0.5
+    assert len(timing.STUDY.tell(found)) > 5
