@@ -18,9 +18,11 @@ ROOT = Path(__file__).parent
 _BUNDLE = 'bundle'
 MADE = Path('runs') / 'zoo'  # where `zoo make` puts them, from the working folder
 
-# What pruning each takes, apart from where it goes.
+# What pruning each takes, apart from where it goes. Latency is measured but no gate: it is the
+# robot's that counts, and what has 30 % cut misses the plant's period with a full plan anywhere.
 PRUNED: dict[str, tuple[str, ...]] = {
-    f'pendulum_{share}': ('prune', '--agent', 'pendulum_dense', '--sparsity', f'{share / 100:g}')
+    f'pendulum_{share}': ('prune', '--agent', 'pendulum_dense', '--sparsity', f'{share / 100:g}',
+                          '--set', 'pruning.gate_latency_share=0')
     for share in (30, 50, 70, 90, 95)}
 
 
