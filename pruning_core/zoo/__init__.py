@@ -38,9 +38,9 @@ def to_make() -> tuple[str, ...]:
 
 
 def _folder(name: str) -> Path:
-    """Folder of a name that is there; one made here comes before the shipped one."""
-    made = MADE / name
-    return made if (made / 'agent.safetensors').is_file() else ROOT / name
+    """Folder of a name that is there; a shipped one stands for it wherever one works."""
+    shipped = ROOT / name
+    return shipped if (shipped / 'agent.safetensors').is_file() else MADE / name
 
 
 def command(name: str, folder: Path) -> list[str]:
