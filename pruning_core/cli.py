@@ -142,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
                           help="refinements; 0: the agent's own (default: %(default)s)")
     evaluate.add_argument('--write', action='store_true',
                           help='keep the result as evaluation.json in the folder')
+    add_set(evaluate)
     add_long(evaluate)
 
     stability = add('stability', _stability, 'Test from where an agent gets to its goal and stays',
@@ -495,8 +496,23 @@ def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress:
             'return, random actions': round(random.mean, 2)}
 
 
+def _with(run: Run, overrides: Sequence[str], *sections: str) -> Run:
+    """The same agent with other settings of some sections."""
+    from pruning_core import config
+
+    for text in overrides:
+        if text.partition('.')[0] not in sections:
+            raise ConfigError(
+                explain(f"override '{text}' was given", 'it would change what the agent is',
+                        f'settings of {" and ".join(sections)}',
+                        'train another agent with it')
+            )
+    settings = config.from_dict(config.override(config.to_dict(run.config), list(overrides)))
+    return dataclasses.replace(run, config=settings)
+
+
 def _prune(options: argparse.Namespace) -> int:
-    from pruning_core import checkpoint, config, zoo
+    from pruning_core import checkpoint, zoo
     from pruning_core.pruner import prune
 
     run = checkpoint.load_run(zoo.find(options.agent))
@@ -511,15 +527,8 @@ def _prune(options: argparse.Namespace) -> int:
     for name in ('sparsity', 'score'):
         if getattr(options, name) is not None:
             overrides.append(f'pruning.{name}={getattr(options, name)}')
-    for text in overrides:
-        if not text.startswith(('pruning.', 'planner.')):
-            raise ConfigError(
-                explain(f"override '{text}' was given", 'it would change what the agent is',
-                        'settings of the sections pruning and planner',
-                        'train another agent with it')
-            )
-    settings = config.from_dict(config.override(config.to_dict(run.config), overrides))
-    run = dataclasses.replace(run, config=settings)
+    run = _with(run, overrides, 'pruning', 'planner')
+    settings = run.config
     goal = f'{settings.pruning.latency_ms:g}ms' if settings.pruning.latency_ms else str(
         round(100 * settings.pruning.sparsity))
     folder = options.out or Path('runs') / f'{run.folder.name}_{goal}'
@@ -565,7 +574,12 @@ def _export(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from pruning_core import checkpoint, zoo
 
-    run = checkpoint.load_run(zoo.find(options.agent))
+    if options.write and options.set:
+        raise ConfigError(
+            explain('an evaluation under --set was to be kept',
+                    'pruning compares with what is kept, under the settings of the agent',
+                    '--write or --set', 'leave one of them out'))
+    run = _with(checkpoint.load_run(zoo.find(options.agent)), options.set, 'planner')
     return _tell(options, _evaluated(run, options.episodes, options.samples, options.iterations,
                                      _progress(options), options.write))
 

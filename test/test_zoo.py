@@ -17,9 +17,12 @@ from pruning_core.checkpoint import load_run
 from pruning_core.cli import main, parser
 from pruning_core.errors import AgentError
 from pruning_core.networks import count_parameters
+from pruning_core.runtime.bundle import open_bundle
+
+SHIPPED = [name for name in zoo.names() if (zoo.ROOT / name).is_dir()]
 
 
-@pytest.fixture(scope='module', params=zoo.names())
+@pytest.fixture(scope='module', params=SHIPPED)
 def shipped(request):
     return load_run(zoo.find(request.param))
 
@@ -47,14 +50,28 @@ def test_dense_pendulum_has_the_reference_sizes():
     assert len(run.agent.graph().free) == 12
 
 
-@pytest.mark.parametrize('name', zoo.names())
+@pytest.mark.parametrize('name', [n for n in SHIPPED if n in zoo.PRUNED])
+def test_shipped_bundles_are_what_their_name_says(name):
+    """Made by the recipe of that name, verified as a robot does, and small enough for git."""
+    opened = open_bundle(zoo.bundle(name))
+    assert 1 - opened.manifest.parameters / opened.manifest.dense_parameters >= int(
+        name.partition('_')[2]) / 100 > 0
+    assert opened.manifest.gates['return']['loss'] <= opened.manifest.gates['return'][
+        'allowed_loss']
+    folder = zoo.find(name)
+    assert (folder / 'command.txt').read_text().split()[3:-2] == list(zoo.PRUNED[name])
+    assert sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) < 4e6
+
+
+@pytest.mark.parametrize('name', SHIPPED)
 def test_each_says_how_it_was_made_and_what_it_returns(name):
     facts = zoo.describe(name)
     command = facts['made by'].split()
     assert command[:3] == ['python', '-m', 'pruning_core']
     parser().parse_args(command[3:])
     assert facts['plant'] == load_run(zoo.find(name)).config.env.id
-    assert 'seeds' in facts['return, planned'] and Path(facts['report']).is_file()
+    returns = facts.get('return, planned') or facts['return, gate']
+    assert 'seeds' in returns and Path(facts['report']).is_file()
 
 
 def test_a_pruned_agent_says_what_it_was_cut_from(copied, monkeypatch):

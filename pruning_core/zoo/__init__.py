@@ -18,9 +18,11 @@ ROOT = Path(__file__).parent
 _BUNDLE = 'bundle'
 MADE = Path('runs') / 'zoo'  # where `zoo make` puts them, from the working folder
 
-# What pruning each takes, apart from where it goes.
+# What pruning each takes, apart from where it goes. Latency is measured but no gate: it is the
+# robot's that counts, and what has 30 % cut misses the plant's period with a full plan anywhere.
 PRUNED: dict[str, tuple[str, ...]] = {
-    f'pendulum_{share}': ('prune', '--agent', 'pendulum_dense', '--sparsity', f'{share / 100:g}')
+    f'pendulum_{share}': ('prune', '--agent', 'pendulum_dense', '--sparsity', f'{share / 100:g}',
+                          '--set', 'pruning.gate_latency_share=0')
     for share in (30, 50, 70, 90, 95)}
 
 
@@ -36,9 +38,9 @@ def to_make() -> tuple[str, ...]:
 
 
 def _folder(name: str) -> Path:
-    """Folder of a name that is there; one made here comes before the shipped one."""
-    made = MADE / name
-    return made if (made / 'agent.safetensors').is_file() else ROOT / name
+    """Folder of a name that is there; a shipped one stands for it wherever one works."""
+    shipped = ROOT / name
+    return shipped if (shipped / 'agent.safetensors').is_file() else MADE / name
 
 
 def command(name: str, folder: Path) -> list[str]:
