@@ -197,7 +197,7 @@ def main() -> None:
     result['returns'] = stored['returns']
 
     say('floors')
-    result['floors'] = floors(20.0)
+    result['floors'] = floors(15.0)
     result['activations'] = activations(128, 8.0)
     result['predicted_ms'] = predictions(runs)
 
@@ -205,7 +205,7 @@ def main() -> None:
     work = peers(dense, not o.no_compile)
     planned = {f'{name}|{precision}': Planned(bundle, precision=precision)
                for name, bundle in bundles.items() for precision in precisions(bundle)}
-    timings, rates = time_together({**work, **planned}, 60.0, least=8)
+    timings, rates = time_together({**work, **planned}, 45.0, least=8)
     light = {'samples': LIGHT[0], 'iterations': LIGHT[1]}
     quick = {name: planned[name] for name in planned
              if timings[name].p50_s < 0.05 * timings[REFERENCE].p50_s}
@@ -214,7 +214,7 @@ def main() -> None:
         quick[f'{name}|policy'] = Planned(bundle, policy_alone=True)
         if f'{name}|fitted' in stored['returns']:
             quick[f'{name}|fitted'] = Planned(bundle, **stored['choice'])
-    close, _ = time_together(quick, 40.0, least=100)
+    close, _ = time_together(quick, 30.0, least=100)
     timings |= close
     result['timings'] = {name: dataclasses.asdict(t) for name, t in timings.items()}
     result['floor_ms'] = {
@@ -271,7 +271,7 @@ def losses(returns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
             pair: Comparison = compare(*(Evaluation(seeds, tuple(r[s] for s in common), None)
                                          for r in (by_seed, reference)))
             scale = abs(float(np.mean([reference[s] for s in common])))
-            found[name] = {'percent': 100 * pair.loss, 'seeds': len(common),
+            found[name] = {'percent': 100 * pair.loss + 0.0, 'seeds': len(common),
                            'half_width': 50 * (pair.high - pair.low) / scale,
                            'mean': float(np.mean(list(by_seed.values())))}
     return found

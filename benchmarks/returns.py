@@ -105,7 +105,10 @@ def main() -> None:
                for name, (run, _) in made.items()}
     choice = chosen(o.json, bundles[best], best)
     seeds = evaluation_seeds(o.episodes)
-    found: dict[str, dict[int, float]] = {}
+    # The shipped agent's own evaluation had this budget and these seeds, planned by torch.
+    shipped = dense.evaluation['planned']
+    found: dict[str, dict[int, float]] = {'dense|light': {
+        s: r for s, r in zip(shipped['seeds'], shipped['returns'], strict=True) if s in seeds}}
     for name, way, settings in wanted(bundles, choice):
         say(f'{name}, {way}')
         found[f'{name}|{way}'] = returns(bundles[name], seeds, until=until, progress=Bar(),
@@ -152,7 +155,7 @@ def wanted(bundles: dict[str, Bundle], choice: dict[str, Any]
     small_ones = [n for n in order if n.startswith('small')]
     return [*((n, 'policy', {'policy_alone': True}) for n in order),
             *((n, 'fitted', fitted) for n in (best, *small_ones)),
-            *((n, 'light', light) for n in order),
+            *((n, 'light', light) for n in order if n != 'dense'),
             *((n, p, {'precision': p}) for n in order for p in reversed(precisions(bundles[n])))]
 
 
