@@ -62,6 +62,8 @@ def panels(content: Sequence[Panel], columns: int = 2, width: float = 8.6,
         width: of the picture, in inches.
         height: of a row, in inches.
     """
+    used = min(columns, len(content))
+    columns, width = used, width * used / columns
     rows = -(-len(content) // columns)
     shared = len({tuple(p.lines) for p in content}) == 1
     with _figure(rows, columns, width, height * rows + 0.3 * shared) as (figure, axes):

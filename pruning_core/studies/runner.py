@@ -99,13 +99,11 @@ class Outcome:
 
     Attributes:
         results: what each trial that is done returned, by name.
-        seconds: that they took.
         failed: why a trial has no result, by name.
         skipped: how many were done before.
     """
 
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
 
@@ -297,7 +295,6 @@ def run_trials(trials: Sequence[Trial], work: Path, pool: Pool, progress: Progre
         if trial.name in board.done:
             kept = json.loads((work / trial.name / RESULT).read_text())
             board.outcome.results[trial.name] = kept['values']
-            board.outcome.seconds[trial.name] = kept['seconds']
     board.tell()
     return board.outcome
 

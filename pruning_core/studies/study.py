@@ -158,7 +158,6 @@ def _publish(study: Study, settings: Any, asked: Asked, results: Results, outcom
         'study': study.name, 'question': study.question, 'quick': asked.quick,
         'command': command(study, settings, asked),
         'trials': len(results), 'failed': outcome.failed,
-        'cpu_minutes': round(sum(outcome.seconds.values()) / 60, 1),
         'settings': _public(settings), **study.summarise(settings, results)})
     files.write_json(out / f'{study.name}.json', result)
     try:

@@ -1,0 +1,52 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""The page of findings says what the kept results say, and shows every study that is kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruning_core import studies
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+import findings  # noqa: E402
+
+
+def test_numbers_agree():
+    assert findings.filled(findings.PAGE.read_text(), findings.results()) == \
+        findings.PAGE.read_text(), 'run: python tools/findings.py'
+
+
+def test_a_row_is_filled():
+    text = '<!-- claims: a -->\n| x |\n|---|\n| it is | old |\n\nend\n'
+    claim = {'value': 1.23456, 'low': 1, 'high': 2.0, 'n': 5, 'verdict': 'holds'}
+    assert '| it is | 1.23 (1 to 2) | 5 | holds |\n\nend' in findings.filled(
+        text, {'a': {'it is': claim}})
+    with pytest.raises(KeyError):
+        findings.filled(text, {'a': {}})
+
+
+@pytest.mark.parametrize('name', sorted(findings.results()))
+def test_what_is_kept_says_how_it_was_made(name):
+    """Command, seeds, and nothing of the machine that it ran on."""
+    kept = json.loads((findings.STUDIES / f'{name}.json').read_text())
+    page = findings.PAGE.read_text()
+    assert kept['command'] in page and f'studies/{name}.svg' in page
+    assert kept['trials'] > 0 and not kept['failed'] and len(kept['seeds']) >= 3
+    assert kept['quick'] is ('--quick' in kept['command'])
+    assert '"/' not in json.dumps(kept)
+
+
+def test_every_study_has_its_place():
+    """In the command, the make targets and on the page."""
+    page, makefile = findings.PAGE.read_text(), (ROOT / 'Makefile').read_text()
+    for name in studies.NAMES:
+        found = studies.find(name)
+        assert found.name == name and found.question.endswith('?')
+        assert set(found.quick) <= set(found.settings.__dataclass_fields__)
+        assert f'study {name}' in page and name in makefile
