@@ -70,7 +70,9 @@ def test_alternatives_by_hand():
     for schedule, values in expected.items():
         found = coefficients(config_of(schedule), 3, at)
         np.testing.assert_allclose(found, np.repeat(values, 3).reshape(5, 3))
-    assert {*expected, 'cosine', 'frequencies'} == set(SCHEDULES)
+    one = coefficients(config_of('cosine'), 1, at)
+    np.testing.assert_allclose(coefficients(config_of('in_phase'), 3, at), np.repeat(one, 3, 1))
+    assert {*expected, 'cosine', 'in_phase', 'frequencies'} == set(SCHEDULES)
 
 
 @pytest.fixture

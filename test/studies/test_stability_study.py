@@ -73,7 +73,7 @@ def test_an_interrupted_study_goes_on_where_it_stopped(done, study, tmp_path, mo
     monkeypatch.setattr(study_module, 'region_map', lambda *a: regions.append(a) or region_map(*a))
     again = study(tmp_path)
     assert len(regions) == 3 - len(kept) < 3
-    assert all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(before) <= 1
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     for found in (*again['rows'], *result['rows']):
         del found['latency']  # what the clock says differs
     assert again['rows'] == result['rows']
