@@ -224,12 +224,15 @@ def result(folder: Path, agents: list[str]) -> dict:
     found: dict = {'agents': [zoo.find(a).name for a in agents],
                    'episodes': {'ours': EPISODES, 'controls': FEWER},
                    'planner': dict(zip(('samples', 'iterations'), BUDGET, strict=True)),
-                   'targets_percent': TARGETS, 'loss_percent': {}, 'interval_percent': {},
+                   'targets_percent': TARGETS, 'measured_on': {}, 'loss_percent': {}, 'interval_percent': {},
                    'policy_loss_percent': {}, 'policy_interval_percent': {},
                    'controls': {w: {'loss_percent': {}, 'policy_loss_percent': {}}
                                 for w in ways if w != 'ours'}}
     for removed, updates in ROWS:
         key = f'{removed}:{updates}'
+        found['measured_on'][key] = {  # dense agents
+            way: n for way in ways if (n := sum(
+                place(folder, a, removed, updates, way).is_file() for a in agents))}
         for way in ways:
             for kind, prefix in (('planned', ''), ('policy', 'policy_')):
                 loss = losses(folder, agents, removed, updates, way, kind)
