@@ -224,7 +224,8 @@ def result(folder: Path, agents: list[str]) -> dict:
     found: dict = {'agents': [zoo.find(a).name for a in agents],
                    'episodes': {'ours': EPISODES, 'controls': FEWER},
                    'planner': dict(zip(('samples', 'iterations'), BUDGET, strict=True)),
-                   'targets_percent': TARGETS, 'measured_on': {}, 'loss_percent': {}, 'interval_percent': {},
+                   'targets_percent': TARGETS, 'measured_on': {},
+                   'loss_percent': {}, 'interval_percent': {},
                    'policy_loss_percent': {}, 'policy_interval_percent': {},
                    'controls': {w: {'loss_percent': {}, 'policy_loss_percent': {}}
                                 for w in ways if w != 'ours'}}

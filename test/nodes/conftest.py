@@ -46,9 +46,11 @@ def domain():
 @pytest.fixture
 def ros():
     """Returns a function that starts rclpy with parameters, as on a command line."""
-    def init(**parameters):
+    def init(namespace='', **parameters):
         arguments = [a for k, v in parameters.items()
                      for a in ('-p', f'{k.replace("__", ".")}:={v}')]
+        if namespace:
+            arguments += ['-r', f'__ns:={namespace}']
         rclpy.init(args=['--ros-args', *arguments] if arguments else None)
     yield init
     rclpy.try_shutdown()
