@@ -46,11 +46,11 @@ from torch import nn
 from pruning_core import zoo
 from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
-from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically, write_json
-from pruning_core.config import LESSONS, PruningConfig
+from pruning_core.checkpoint import AGENT, load_run, write_atomically, write_json
+from pruning_core.config import LESSONS
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
-from pruning_core.recovery import recover
+from pruning_core.scratch import from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, shrink
 from pruning_core.steps import shrink_in_steps
@@ -70,7 +70,7 @@ if importlib.util.find_spec('torch_pruning'):
 SCRATCH = {'scratch': 1, 'scratch x4': 4}
 PARTS_ROW = (98, 1000)
 PARTS: dict[str, dict] = {
-    'as it is': {},
+    'ours': {},
     'no refit': {'compensation': 0.0},
     'refit alone': {'recovery_updates': 0},
     'members by score': {'members': 'score'},
@@ -88,7 +88,7 @@ PARTS: dict[str, dict] = {
     'in 5 steps': {'steps': 5},
     'when ranks settle': {'steps': 5, 'settle': 0.95},
 }
-SEARCH = {'from scratch': {}, 'from scratch, knapsack': {'allocation': 'knapsack'}}
+SEARCH = {'scratch': {}, 'scratch, knapsack': {'allocation': 'knapsack'}}
 BUDGET = (64, 2)  # samples x iterations of every planner
 EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
 
@@ -104,14 +104,12 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
             run.config.pruning, sparsity=removed / 100,
             **{'recovery_updates': updates, **{**WAYS, **PARTS, **SEARCH}.get(way, {})})
         if way in SCRATCH or way in SEARCH:
-            run = from_scratch(run, settings, updates * SCRATCH.get(way, 1))
+            run = from_scratch(run, choose(run, settings), settings,
+                               updates * SCRATCH.get(way, 1))
         elif way == THEIRS:
             graph = run.agent.graph()
-            plan = select(graph.groups, torch_pruning_scores(run.agent),
-                          Parameters(settings.sparsity),
-                          Limits(settings.floor, settings.multiple, settings.coupling,
-                                 settings.coupling_share))
-            shrink(run, plan, settings)
+            shrink(run, select(graph.groups, torch_pruning_scores(run.agent),
+                               Parameters(settings.sparsity), Limits.of(settings)), settings)
         else:
             with tempfile.TemporaryDirectory() as steps:
                 last, _ = shrink_in_steps(run, settings, Path(steps))
@@ -152,16 +150,6 @@ def torch_pruning_scores(agent: Agent) -> dict[str, np.ndarray]:
                     idxs=list(range(module.out_features))))
                 scores[group.name] = found.detach().double().numpy()[group.indices[:, column]]
     return scores
-
-
-def from_scratch(run: Run, settings: PruningConfig, updates: int) -> Run:
-    """An agent of the widths that pruning finds, trained on the same replay."""
-    shrink(run, choose(run, settings), dataclasses.replace(settings, recovery_updates=0))
-    fresh = Agent(run.agent.widths, run.config.agent, torch.Generator().manual_seed(0))
-    alone = dataclasses.replace(settings, distillation=0.0, recovery_task=1.0)
-    recover(fresh, run.replay, None, alone, updates=updates,
-            rng=np.random.default_rng(settings.seed))
-    return dataclasses.replace(run, agent=fresh)
 
 
 def dense_agents(count: int, folder: Path) -> list[str]:
@@ -303,7 +291,7 @@ def parts(folder: Path) -> dict:
 def parts_table(found: dict) -> str:
     """One line per thing that was changed."""
     lines = [f'{PARTS_ROW[0]} % removed, {PARTS_ROW[1]} updates, pendulum_dense, {EPISODES} '
-             'common seeds; loss in %, 95 % interval over seeds',
+             f'common seeds ({FEWER} from scratch); loss in %, 95 % interval over seeds',
              f'{"":<22} {"planned":>8} {"":>16} {"policy":>8} {"":>16} {"took":>6}']
     for way, row in found.items():
         shown = [f'{row[k + "loss_percent"]:8.1f} ({row[k + "interval_percent"][0]:6.1f} '
@@ -328,7 +316,8 @@ def main() -> int:
     (folder / 'cells').mkdir(parents=True, exist_ok=True)
     if options.parts:
         wanted = [('pendulum_dense', 0, 0, 'dense', EPISODES)]
-        wanted += [('pendulum_dense', *PARTS_ROW, way, EPISODES) for way in (*PARTS, *SEARCH)]
+        wanted += [('pendulum_dense', *PARTS_ROW, way, EPISODES) for way in PARTS]
+        wanted += [('pendulum_dense', *PARTS_ROW, way, FEWER) for way in SEARCH]
     else:
         agents = options.agents or dense_agents(2 if options.quick else 5, folder)
         wanted = cells(agents)

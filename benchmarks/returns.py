@@ -109,7 +109,7 @@ def main() -> None:
     shipped = dense.evaluation['planned']
     found: dict[str, dict[int, float]] = {'dense|light': {
         s: r for s, r in zip(shipped['seeds'], shipped['returns'], strict=True) if s in seeds}}
-    for name, way, settings in wanted(bundles, choice):
+    for name, way, settings in wanted(bundles, best, choice):
         say(f'{name}, {way}')
         found[f'{name}|{way}'] = returns(bundles[name], seeds, until=until, progress=Bar(),
                                          **settings)
@@ -145,13 +145,12 @@ def chosen(file: Path, bundle: Bundle, name: str) -> dict[str, Any]:
         fit(bundle, period_s=FITTED_MS * 1e-3, share=1.0, told=Bar()).choice)
 
 
-def wanted(bundles: dict[str, Bundle], choice: dict[str, Any]
+def wanted(bundles: dict[str, Bundle], best: str, choice: dict[str, Any]
            ) -> list[tuple[str, str, dict[str, Any]]]:
     """Agent, budget and settings of everything to measure, the cheapest first."""
     light = {'samples': LIGHT[0], 'iterations': LIGHT[1]}
     fitted = {k: v for k, v in choice.items() if k != 'threads'}
     order = sorted(bundles, key=lambda n: bundles[n].manifest.macs)
-    best = next(n for n in order if n == f'pruned {BEST} %')
     small_ones = [n for n in order if n.startswith('small')]
     return [*((n, 'policy', {'policy_alone': True}) for n in order),
             *((n, 'fitted', fitted) for n in (best, *small_ones)),

@@ -245,7 +245,9 @@ class Demo:
 
     def _swap(self, processes: NodeProcesses, observer: Observer, side: str, bundle: Path) -> None:
         """Have the controller read another bundle."""
-        observer.set_parameter('/controller', 'bundle', str(bundle))
+        taken = observer.set_parameter('/controller', 'bundle', str(bundle))
+        if not taken.successful:
+            raise JobError(str(taken.reason))
         done, said = observer.call('/controller/reload', timeout_s=120.0)
         if not done:
             raise JobError(said)

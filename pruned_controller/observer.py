@@ -20,6 +20,7 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -122,17 +123,15 @@ class Observer:
         request = ChangeState.Request(transition=Transition(id=transition))
         return bool(self.request(ChangeState, f'{node}/change_state', request, timeout_s).success)
 
-    def set_parameter(self, node: str, name: str, value: str) -> None:
-        """Set a text parameter of a node.
+    def set_parameter(self, node: str, name: str, value: object) -> SetParametersResult:
+        """Set a parameter of a node; returns whether it was taken, or why not.
 
         Raises:
-            JobError: the node refuses it, or does not answer.
+            JobError: the node does not answer.
         """
         request = SetParameters.Request(parameters=[
             Parameter(name, value=value).to_parameter_msg()])
-        result = self.request(SetParameters, f'{node}/set_parameters', request, 30.0).results[0]
-        if not result.successful:
-            raise JobError(str(result.reason))
+        return self.request(SetParameters, f'{node}/set_parameters', request, 50.0).results[0]
 
     def request(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
         """Call any service; returns the first answer.

@@ -12,6 +12,7 @@ layers on either side, mirrored, ReLU between and a sigmoid at the end, mean squ
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,12 @@ class Autoencoder:
         probe = torch.rand(8, self._pixels, generator=torch.Generator().manual_seed(0))
         apply(plan, self.components, self.optimizer,
               run=lambda parts: [parts['decoder'](parts['encoder'](probe))])
+
+    def without(self, plan: Plan) -> Autoencoder:
+        """Return a copy that is cut."""
+        smaller = copy.deepcopy(self)
+        smaller.cut(plan)
+        return smaller
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:

@@ -307,9 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     'give another --out, or make room; nothing half-written was kept'))
         return _fail(options, full, FAILED)
     except KeyboardInterrupt:
-        resumable = options.command in ('train', 'study')
-        again = 'start the same command again to go on' if resumable else \
-            'nothing half-written was kept'
+        again = 'nothing half-written was kept'
+        if options.command in ('train', 'study'):
+            again = 'start the same command again to go on'
+        elif options.command == 'prune':
+            again += '; of several pruning.steps, those done were: the same command goes on there'
         return _fail(options, PruningError(f'interrupted; {again}'), INTERRUPTED)
 
 

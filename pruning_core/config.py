@@ -417,7 +417,7 @@ class PruningConfig:
         _require(self.distillation + self.recovery_task > 0, 'pruning.recovery_task', 0,
                  'above 0 where pruning.distillation is 0, too')
         for lesson in self.distilled.split(','):
-            _require(lesson in LESSONS, 'pruning.distilled', lesson + nearest(lesson, LESSONS),
+            _require(lesson in LESSONS, 'pruning.distilled', lesson,
                      f'one or several of {", ".join(LESSONS)}, separated by commas alone')
         for name in ('gate_samples', 'gate_iterations'):
             _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name),

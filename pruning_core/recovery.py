@@ -67,10 +67,9 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: Pru
     With `settings.settle` it ends sooner, when Kendall's tau between the ranks of all units in
     one window of updates and the next comes up to that.
     """
-    task, imitated = settings.recovery_task, teacher is not None and settings.distillation > 0
-    size, horizon = agent.config.batch_size, agent.config.horizon
+    task, size, horizon = settings.recovery_task, agent.config.batch_size, agent.config.horizon
     imitation = None
-    if teacher is not None and imitated:
+    if teacher is not None and settings.distillation > 0:
         imitation = Imitation(agent, teacher, settings.distilled.split(','),
                               settings.distillation_rho, size, rng)
     facts: dict[str, float | str] = {}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pruning_core.budgets import Budget
-from pruning_core.config import ALLOCATIONS, COUPLINGS
+from pruning_core.config import ALLOCATIONS, COUPLINGS, PruningConfig
 from pruning_core.errors import GroupError, explain, nearest
 from pruning_core.groups import Costs, Group
 from pruning_core.knapsack import Packing, importance_lost
@@ -47,6 +47,11 @@ class Limits:
     coupling_share: float = 1.0
     protect: tuple[str, ...] = ()
     caps: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: PruningConfig) -> Limits:
+        """Those of a configuration."""
+        return cls(settings.floor, settings.multiple, settings.coupling, settings.coupling_share)
 
     def __post_init__(self) -> None:
         """Check ranges."""

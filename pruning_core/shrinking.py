@@ -122,20 +122,19 @@ def choose(run: Run, settings: PruningConfig, progress: Progress = silent) -> Pl
     scores = _scores(run, graph, settings, progress)
 
     lost = None
-    visits = _visits(run, settings)
-    if settings.allocation == 'knapsack' and settings.members == 'representative' and visits:
+    visits = _visits(run, settings) if settings.members == 'representative' else None
+    if settings.allocation == 'knapsack' and visits is not None:
         few = visits.spread(_CURVES)
         lost = curves(graph.free, dict(run.agent.components.items()), few, scores)
 
     def within(budget: Budget) -> Plan:
         return select(graph.groups, scores, budget,
-                      Limits(settings.floor, settings.multiple, settings.coupling,
-                             settings.coupling_share),
+                      Limits.of(settings),
                       allocation=settings.allocation, score=settings.score, lost=lost)
 
     plan = plan_within(run, graph.groups, settings.latency_ms, within, progress) \
         if settings.latency_ms else within(Parameters(settings.sparsity))
-    return _members(run, graph, plan, scores, settings, visits)
+    return _members(run, graph, plan, scores, visits)
 
 
 def _scores(run: Run, graph: UnitGraph, settings: PruningConfig, progress: Progress
@@ -148,9 +147,9 @@ def _scores(run: Run, graph: UnitGraph, settings: PruningConfig, progress: Progr
 
 
 def _members(run: Run, graph: UnitGraph, plan: Plan, scores: Mapping[str, np.ndarray],
-             settings: PruningConfig, visits: Visits | None) -> Plan:
-    """Choose the members of each group again, where representatives are asked for."""
-    if settings.members != 'representative' or visits is None:
+             visits: Visits | None) -> Plan:
+    """Choose the members of each group again, where there are situations to represent."""
+    if visits is None:
         return plan
     return representatives(graph.groups, dict(run.agent.components.items()), plan, visits, scores)
 
@@ -325,6 +324,7 @@ def shrink_until_stable(run: Run, plan: Plan, settings: PruningConfig,
         if step is None:
             return last
         rounds[-1]['gave_back'] = step.to_json()
-        plan = _members(run, graph, step.plan, scores, settings, _visits(run, settings))
+        visits = _visits(run, settings) if settings.members == 'representative' else None
+        plan = _members(run, graph, step.plan, scores, visits)
 
 

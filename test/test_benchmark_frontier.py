@@ -13,6 +13,8 @@ import pytest
 
 from pruning_core.checkpoint import load_run
 from pruning_core.networks import count_parameters
+from pruning_core.scratch import from_scratch
+from pruning_core.shrinking import choose
 
 SOURCE = Path(__file__).parents[1] / 'benchmarks' / 'frontier.py'
 
@@ -89,9 +91,10 @@ def test_a_cell_from_the_cut_to_the_returns(frontier, trained):
     assert cell['planned'] != dense['planned']
 
 
-def test_scratch_has_the_widths_and_nothing_else_of_the_agent(frontier, trained):
+def test_scratch_has_the_widths_and_nothing_else_of_the_agent(trained):
     run = load_run(trained)
-    small = frontier.from_scratch(run, run.config.pruning, 2)
+    settings = run.config.pruning
+    small = from_scratch(run, choose(run, settings), settings, 2)
     assert count_parameters(small.agent.components) < count_parameters(
         load_run(trained).agent.components)
     assert small.agent.updates == 2

@@ -362,6 +362,7 @@ def stop_by_both(process):
 @pytest.mark.parametrize(('command', 'stop', 'message'), [
     ('train', stop_by_stdin, 'start the same command again to go on'),
     ('prune', stop_by_both, 'nothing half-written was kept'),
+    ('prune', stop_by_stdin, 'of several pruning.steps, those done were'),
 ])
 def test_interrupted(yaml_file, copied, tmp_path, contents, command, stop, message):
     """Exit code 130, a line that says how to go on, and a folder that allows it."""

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning_core.config import PruningConfig
-from pruning_core.studies.claims import spoken
 from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
-from pruning_core.studies.pictures import Panel, panels
+from pruning_core.studies.pictures import panels
 from pruning_core.studies.runner import Trial
-from pruning_core.studies.scores import losses
-from pruning_core.studies.statistics import iqm, summary, verdict
+from pruning_core.studies.scores import cell, loss_panels, saved, tell, whole
+from pruning_core.studies.statistics import summary
 from pruning_core.studies.study import Results, Study
 
 # Name -> rule, and the part of what it gives that is taken.
@@ -82,53 +81,26 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
         for sparsity in settings.sparsities:
             for way in (*RULES, *VIEWS):
                 name = name_of(way, sparsity, updates)
-                there = [results[f'{name}_s{s}'] for s in seeds if f'{name}_s{s}' in results]
-                if there:
-                    cells[name] = {
-                        'way': way, 'sparsity': sparsity, 'updates': updates,
-                        **{f'{kind}_loss_percent': summary(list(
-                            losses(results, seeds, name, kind).values()))
-                           for kind in ('planned', 'policy')},
-                        'violations': summary([r.get('violations') for r in there]),
-                        'removed': summary([r['removed'] for r in there]),
-                        'macs': there[0]['macs']}
+                found = cell(results, seeds, name, way, sparsity, updates)
+                if found:  # how much a rule removes depends on the agent
+                    there = [n for s in seeds if (n := f'{name}_s{s}') in results]
+                    cells[name] = found | {'removed': summary(
+                        [results[n]['removed'] for n in there])}
         for better, worse in (('protect', 'own'), ('own, a quarter', 'own'),
                               ('own, a quarter', 'protect'), ('min', 'own'),
                               ('view of all', 'view of the policy'), ('own', 'view of all')):
-            per_seed: dict[int, list[float]] = {}
-            for sparsity in settings.sparsities:
-                a, b = (losses(results, seeds, name_of(w, sparsity, updates), 'policy')
-                        for w in (better, worse))
-                for seed in set(a) & set(b):
-                    per_seed.setdefault(seed, []).append(b[seed] - a[seed])
-            if per_seed:
+            less = saved(results, seeds, [(name_of(better, s, updates), name_of(worse, s, updates))
+                                          for s in settings.sparsities])
+            if less:
                 claims[f'{better} loses less than {worse} after {updates} updates, % of return'] \
-                    = verdict(iqm([sum(v) / len(v) for v in per_seed.values()]))
-    dense = [results[f'dense_s{s}'] for s in seeds if f'dense_s{s}' in results]
+                    = less
     return {'plant': settings.config, 'seeds': list(seeds),
-            'dense': {k: summary([r.get(k) for r in dense])
-                      for k in ('planned', 'policy', 'violations')},
-            'cells': cells, 'claims': claims}
+            'dense': whole(results, seeds), 'cells': cells, 'claims': claims}
 
 
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
     """Loss by rule and view at every size, without and with recovery."""
-    cells = result['cells'].values()
-    ways = list(dict.fromkeys(c['way'] for c in cells))
-    return {'coupling.svg': panels([Panel(
-        f'{updates} updates of recovery, {label}', '', 'return lost, %',
-        {f'{s:.0%} removed': [(float(ways.index(c['way'])), c[f'{kind}_loss_percent'])
-                              for c in cells if (c['updates'], c['sparsity']) == (updates, s)]
-         for s in sorted({c['sparsity'] for c in cells})},
-        ticks={float(i): w for i, w in enumerate(ways)}, reference=0.0, joined=False)
-        for updates in sorted({c['updates'] for c in cells})
-        for kind, label in (('policy', 'policy alone'), ('planned', 'planned'))], 2, 9.0, 3.3)}
-
-
-def tell(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Every claim in a line."""
-    return {'agents': f"{result['plant']}, {len(result['seeds'])} seeds",
-            **spoken(result['claims'])}
+    return {'coupling.svg': panels(loss_panels(list(result['cells'].values())), 2, 9.0, 3.3)}
 
 
 STUDY = Study(

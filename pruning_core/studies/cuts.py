@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from pruning_core import config as configuration
-from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically
 from pruning_core.closed_loop import Conditions
@@ -27,7 +26,7 @@ from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, count_plan_macs
-from pruning_core.recovery import recover
+from pruning_core.scratch import from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, scores_of, shrink
 from pruning_core.stability_gate import closed_loop, plant_of
@@ -185,21 +184,13 @@ def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
             assert run.importance is not None
             scores['latent'] = run.importance.view_unit_scores('gradient')[config.view]
         plan = select(run.agent.graph().groups, scores, Parameters(settings.sparsity),
-                      Limits(settings.floor, settings.multiple, settings.coupling,
-                             settings.coupling_share),
-                      allocation=settings.allocation, score=score)
+                      Limits.of(settings), allocation=settings.allocation, score=score)
     if not config.way.startswith(SCRATCH):
         shrink(run, plan, settings, context.progress)
         return run
     updates = settings.recovery_updates
     if config.way == SCRATCH:
         updates += run.agent.updates
-    shrink(run, plan, dataclasses.replace(settings, recovery_updates=0))
-    assert run.replay is not None
-    fresh = Agent(run.agent.widths, run.config.agent,
-                  torch.Generator().manual_seed(settings.seed))
-    alone = dataclasses.replace(settings, distillation=0.0, recovery_task=1.0,
-                                recovery_learning_rate=run.config.agent.learning_rate)
-    recover(fresh, run.replay, None, alone, updates=updates,
-            rng=np.random.default_rng(settings.seed), progress=context.progress)
-    return dataclasses.replace(run, agent=fresh)
+    settings = dataclasses.replace(
+        settings, recovery_learning_rate=run.config.agent.learning_rate)
+    return from_scratch(run, plan, settings, updates, context.progress)

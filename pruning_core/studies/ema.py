@@ -12,7 +12,6 @@ update: it looks ahead, which no EMA can.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,18 +22,15 @@ import numpy.typing as npt
 
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.budgets import Parameters
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.crossovers import Crossover, crossovers
-from pruning_core.selection import Limits, select
-from pruning_core.studies.claims import spoken
+from pruning_core.studies.claims import lowest_of_all, spoken
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, summary, verdict
 from pruning_core.studies.study import Results, Study
 
 Array = npt.NDArray[np.float64]
-_LIMITS = Limits(floor=1, multiple=1)
 _DEFAULT = 0.9  # importance.gamma
 
 
@@ -112,10 +108,8 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
     out = {}
     for gamma in config.gammas:
         tracker, signal = trackers[gamma], np.array(groups[gamma])
-        plan = select(graph.groups, tracker.unit_scores('combined'), Parameters(config.share),
-                      _LIMITS)
-        cut = copy.deepcopy(model)
-        cut.cut(plan)
+        cut = model.without(
+            lowest_of_all(graph, tracker.unit_scores('combined'), config.share))
         moved = [float((a != b).mean()) for a, b in zip(chosen[gamma], chosen[gamma][1:],
                                                         strict=False)]
         found = crossovers(time, signal, names)

@@ -12,7 +12,6 @@ early encoder layer is `encoder.hidden1`, the one that reads the pixels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,18 +19,16 @@ from typing import Any
 import numpy as np
 
 from pruning_core import images
-from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.budgets import Parameters
+from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, train
 from pruning_core.config import ImportanceConfig
 from pruning_core.errors import ConfigError, explain
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.baselines import Subject, score
 from pruning_core.importance.crossovers import crossovers
-from pruning_core.importance.history import HISTORY, History, Recorder, read_history
+from pruning_core.importance.history import History
 from pruning_core.plans import Plan
-from pruning_core.selection import Limits, select
 from pruning_core.sparsity import SparsityPressure
-from pruning_core.studies.claims import lowest, spoken
+from pruning_core.studies.claims import lowest, lowest_of_all, spoken, train_recorded
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, share, summary, verdict
@@ -39,7 +36,6 @@ from pruning_core.studies.study import Results, Study
 
 BASELINES = ('l1', 'l2', 'lamp', 'random')
 SCORES = (*SIGNALS, 'combined', *BASELINES)
-_LIMITS = Limits(floor=1, multiple=1)
 _EARLY = 'encoder.hidden1'
 
 
@@ -92,18 +88,10 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
     """Train, and prune copies of what came out."""
     data, settings = images.load(config.data), config.autoencoder
     model = Autoencoder(data.train.shape[1], settings)
-    graph, rng = model.graph(), np.random.default_rng(settings.seed)
+    graph = model.graph()
     tracker = ImportanceTracker(graph, model.components, settings.importance)
     pressure = SparsityPressure(graph, model.components, settings.sparsity)
-    recorder = Recorder(context.folder / HISTORY, tracker, pressure,
-                        settings.importance.record_every)
-    try:
-        train(model, data.train, settings, rng,
-              Watchers([tracker], after=lambda update: recorder.step()),
-              progress=context.progress)
-    finally:
-        recorder.close()
-    history = read_history(context.folder / HISTORY)
+    history = train_recorded(model, data.train, settings, tracker, pressure, context)
     if not (tracker.warm and len(history.updates)):
         raise ConfigError(explain(
             f'{settings.epochs} epochs on {len(data.train)} images were asked for',
@@ -115,8 +103,7 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
 
     def left(plan: Plan, epochs: int = 0) -> list[float]:
         """MSE and PSNR after a cut, and after training on."""
-        cut = copy.deepcopy(model)
-        cut.cut(plan)
+        cut = model.without(plan)
         if epochs:
             train(cut, data.train, settings, np.random.default_rng(settings.seed), epochs=epochs,
                   progress=context.progress)
@@ -131,9 +118,9 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
         'recovered': left(lowest(graph, combined, names, s), config.recovery_epochs)}
         for kind, names in kinds.items()} for s in config.shares}
     subject = Subject(graph, model.components, np.random.default_rng(settings.seed))
-    by_score = {name: {f'{s:g}': left(select(
-        graph.groups, tracker.unit_scores(name) if name not in BASELINES else score(name, subject),
-        Parameters(s), _LIMITS))[0] for s in config.shares} for name in SCORES}
+    by_score = {name: {f'{s:g}': left(lowest_of_all(
+        graph, tracker.unit_scores(name) if name not in BASELINES else score(name, subject), s))[0]
+        for s in config.shares} for name in SCORES}
     return {
         'latent': settings.latent, 'seed': settings.seed, 'data': data.name,
         'parameters': graph.parameters, 'dense': list(dense), 'pruned': pruned,

@@ -9,7 +9,6 @@ does to the network and to a later cut, out.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,21 +16,16 @@ from typing import Any
 import numpy as np
 
 from pruning_core import images
-from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.budgets import Parameters
+from pruning_core.autoencoder import Autoencoder, AutoencoderConfig
 from pruning_core.config import SCHEDULES, ImportanceConfig, SparsityConfig
 from pruning_core.importance import SIGNALS, ImportanceTracker
-from pruning_core.importance.history import HISTORY, Recorder, read_history
 from pruning_core.plans import Plan
-from pruning_core.selection import Limits, select
 from pruning_core.sparsity import SparsityPressure, neighbour_correlation, resilience
-from pruning_core.studies.claims import lowest, spoken
+from pruning_core.studies.claims import lowest, lowest_of_all, spoken, train_recorded
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, known, spearman, summary, verdict
 from pruning_core.studies.study import Results, Study
-
-_LIMITS = Limits(floor=1, multiple=1)
 
 
 @dataclass(frozen=True)
@@ -93,21 +87,11 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
                               check_every=settings.importance.record_every)
     tracker = ImportanceTracker(graph, model.components, settings.importance)
     pressure = SparsityPressure(graph, model.components, sparsity)
-    recorder = Recorder(context.folder / HISTORY, tracker, pressure,
-                        settings.importance.record_every)
-    try:
-        train(model, data.train, settings, np.random.default_rng(settings.seed),
-              Watchers([tracker], pressure, lambda update: recorder.step()),
-              progress=context.progress)
-    finally:
-        recorder.close()
-    history = read_history(context.folder / HISTORY)
+    history = train_recorded(model, data.train, settings, tracker, pressure, context)
     dense, scores = model.quality(data.test), tracker.unit_scores('combined')
 
     def lost(plan: Plan) -> float:
-        cut = copy.deepcopy(model)
-        cut.cut(plan)
-        return dense.psnr - cut.quality(data.test).psnr
+        return dense.psnr - model.without(plan).quality(data.test).psnr
 
     slopes = {}
     for i, group in enumerate(history.groups):
@@ -123,7 +107,7 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
         'psnr': dense.psnr, 'zeros': float(np.mean(small)), 'collapsed': pressure.collapsed,
         'resilience': slopes, 'critical': critical,
         'importance': {s: tracker.group_scores(s) for s in SIGNALS},
-        'psnr_lost': lost(select(graph.groups, scores, Parameters(config.share), _LIMITS))}
+        'psnr_lost': lost(lowest_of_all(graph, scores, config.share))}
 
 
 def agreement(result: Mapping[str, Any], by: str = 'resilience') -> float:

@@ -109,6 +109,53 @@ def losses(results: Results, seeds: Sequence[int], name: str, kind: str) -> dict
     return out
 
 
+def cell(results: Results, seeds: Sequence[int], name: str, way: str, sparsity: float,
+         updates: int) -> dict[str, Any] | None:
+    """One cut over seeds: its losses, violations and size; None where no seed has it."""
+    there = [results[f'{name}_s{s}'] for s in seeds if f'{name}_s{s}' in results]
+    if not there:
+        return None
+    return {'way': way, 'sparsity': sparsity, 'updates': updates,
+            **{f'{kind}_loss_percent': summary(list(losses(results, seeds, name, kind).values()))
+               for kind in ('planned', 'policy')},
+            'violations': summary([r.get('violations') for r in there]),
+            'removed': there[0]['removed'], 'macs': there[0]['macs']}
+
+
+def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str]]
+          ) -> dict[str, Any] | None:
+    """Whether the first cut of each pair loses less than the second, by the policy alone.
+
+    That is the mean over pairs per seed, in percent of the return; None where no seed has both.
+    """
+    per_seed: dict[int, list[float]] = {}
+    for names in pairs:
+        a, b = (losses(results, seeds, name, 'policy') for name in names)
+        for seed in set(a) & set(b):
+            per_seed.setdefault(seed, []).append(b[seed] - a[seed])
+    return verdict(iqm([sum(v) / len(v) for v in per_seed.values()])) if per_seed else None
+
+
+def whole(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
+    """The dense agents over seeds."""
+    dense = [results[f'dense_s{s}'] for s in seeds if f'dense_s{s}' in results]
+    return {k: summary([r.get(k) for r in dense]) for k in ('planned', 'policy', 'violations')} | {
+        'macs': dense[0]['macs'] if dense else None}
+
+
+def loss_panels(cells: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """Loss by way at every size, without and with recovery."""
+    ways = list(dict.fromkeys(c['way'] for c in cells))
+    return [Panel(
+        f'{updates} updates of recovery, {label}', '', 'return lost, %',
+        {f'{s:.0%} removed': [(float(ways.index(c['way'])), c[f'{kind}_loss_percent'])
+                              for c in cells if (c['updates'], c['sparsity']) == (updates, s)]
+         for s in sorted({c['sparsity'] for c in cells})},
+        ticks={float(i): w for i, w in enumerate(ways)}, reference=0.0, joined=False)
+        for updates in sorted({c['updates'] for c in cells})
+        for kind, label in (('policy', 'policy alone'), ('planned', 'planned'))]
+
+
 def summarise(settings: Settings, results: Results) -> dict[str, Any]:
     """Every cell over seeds, agreement of the scores, and the claims."""
     seeds = range(settings.seeds)
@@ -118,24 +165,14 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
         for updates in settings.updates:
             for way in ways:
                 name = name_of(way, sparsity, updates)
-                there = [results[f'{name}_s{s}'] for s in seeds if f'{name}_s{s}' in results]
-                if there:
-                    cells[name] = {
-                        'way': way, 'sparsity': sparsity, 'updates': updates,
-                        **{f'{kind}_loss_percent': summary(list(
-                            losses(results, seeds, name, kind).values()))
-                           for kind in ('planned', 'policy')},
-                        'violations': summary([r.get('violations') for r in there]),
-                        'removed': there[0]['removed'], 'macs': there[0]['macs']}
-    dense = [results[f'dense_s{s}'] for s in seeds if f'dense_s{s}' in results]
+                found = cell(results, seeds, name, way, sparsity, updates)
+                if found:
+                    cells[name] = found
     ranked = [results[f'ranks_s{s}'] for s in seeds if f'ranks_s{s}' in results]
     agreement = {of: {pair: summary([r[of][pair] for r in ranked]) for pair in ranked[0][of]}
                  for of in ('spearman', 'kendall')} if ranked else {}
     return {'plant': settings.config, 'seeds': list(seeds),
-            'dense': {k: summary([r.get(k) for r in dense])
-                      for k in ('planned', 'policy', 'violations')} | {
-                          'macs': dense[0]['macs'] if dense else None},
-            'cells': cells, 'agreement': agreement,
+            'dense': whole(results, seeds), 'cells': cells, 'agreement': agreement,
             'claims': claims(settings, results, seeds, agreement)}
 
 
@@ -145,16 +182,11 @@ def claims(settings: Settings, results: Results, seeds: Sequence[int],
     out: dict[str, Any] = {}
 
     def paired(better: str, worse: str, updates: int) -> None:
-        """Mean over sparsities per seed of how much less is lost, in percent of the return."""
-        per_seed: dict[int, list[float]] = {}
-        for sparsity in settings.sparsities:
-            a, b = (losses(results, seeds, name_of(w, sparsity, updates), 'policy')
-                    for w in (better, worse))
-            for seed in set(a) & set(b):
-                per_seed.setdefault(seed, []).append(b[seed] - a[seed])
-        if per_seed:
-            out[f'{better} loses less than {worse} after {updates} updates, % of return'] = \
-                verdict(iqm([sum(v) / len(v) for v in per_seed.values()]))
+        found = saved(results, seeds, [
+            (name_of(better, s, updates), name_of(worse, s, updates))
+            for s in settings.sparsities])
+        if found:
+            out[f'{better} loses less than {worse} after {updates} updates, % of return'] = found
 
     for updates in settings.updates:
         for rival in (*GRADIENT[:3], *(s for s in settings.scores if s not in GRADIENT)):
@@ -173,19 +205,7 @@ def claims(settings: Settings, results: Results, seeds: Sequence[int],
 
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
     """Loss by way at every size, without and with recovery; agreement with ablation."""
-    cells = result['cells'].values()
-    ways = list(dict.fromkeys(c['way'] for c in cells))
-    ticks = {float(i): w for i, w in enumerate(ways)}
-    content = []
-    for updates in sorted({c['updates'] for c in cells}):
-        for kind, label in (('policy', 'policy alone'), ('planned', 'planned')):
-            content.append(Panel(
-                f'{updates} updates of recovery, {label}', '', 'return lost, %',
-                {f'{s:.0%} removed': [
-                    (float(ways.index(c['way'])), c[f'{kind}_loss_percent']) for c in cells
-                    if c['updates'] == updates and c['sparsity'] == s]
-                 for s in sorted({c['sparsity'] for c in cells})},
-                ticks=ticks, reference=0.0, joined=False))
+    content = loss_panels(list(result['cells'].values()))
     pairs = {p.removesuffix(' ~ ablation'): v for p, v in
              result['agreement'].get('spearman', {}).items() if p.endswith('~ ablation')}
     among = {p: v for p, v in result['agreement'].get('spearman', {}).items()

@@ -19,19 +19,16 @@ import numpy as np
 from pruning_core import config as configuration
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.budgets import Parameters
 from pruning_core.config import PruningConfig
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.ranking import agreement
-from pruning_core.selection import Limits, select
-from pruning_core.studies.claims import spoken
+from pruning_core.studies.claims import lowest_of_all, spoken
 from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, summary, verdict
 from pruning_core.studies.study import Results, Study
 
-_LIMITS = Limits(floor=1, multiple=1)
 _STEPS = 5
 _SETTLED = 0.9  # Kendall's tau of the units' ranks from one epoch to the next
 POINTS = (0.25, 0.5, 0.75, 1.0)
@@ -138,8 +135,7 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
         nonlocal tracker
         graph = model.graph()
         further = 1 - (1 - removed) * dense / graph.parameters
-        model.cut(select(graph.groups, tracker.unit_scores('combined'),
-                         Parameters(max(further, 0.0)), _LIMITS))
+        model.cut(lowest_of_all(graph, tracker.unit_scores('combined'), max(further, 0.0)))
         tracker = ImportanceTracker(model.graph(), model.components, settings.importance)
         cuts.append(done)
 

@@ -15,8 +15,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed: no ROS 2, and no wheels of it')
 
 from lifecycle_msgs.msg import Transition
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetParametersResult
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.msg import SetParametersResult
 
 from pruned_controller.observer import Observer
 from pruned_controller.processes import NodeProcesses
@@ -56,15 +55,7 @@ class System:
         return value
 
     def set_parameter(self, node: str, name: str, value: object) -> SetParametersResult:
-        kinds = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
-                 int: ('integer_value', ParameterType.PARAMETER_INTEGER),
-                 str: ('string_value', ParameterType.PARAMETER_STRING),
-                 bool: ('bool_value', ParameterType.PARAMETER_BOOL)}
-        field, kind = kinds[type(value)]
-        request = SetParameters.Request(parameters=[Parameter(
-            name=name, value=ParameterValue(type=kind, **{field: value}))])
-        answer = self.observer.request(SetParameters, f'{node}/set_parameters', request, 50.0)
-        return answer.results[0]
+        return self.observer.set_parameter(node, name, value)
 
     def close(self) -> None:
         self.processes.stop()
