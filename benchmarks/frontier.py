@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much can go, with how much recovery: pruned agents against what else a user could do.
 
-    python benchmarks/frontier.py --quick       # two dense agents
+    python benchmarks/frontier.py --quick       # two dense agents, the first compared with others
     python benchmarks/frontier.py               # five
     python benchmarks/frontier.py --parts       # what each part of recovery and selection gives
 
@@ -18,9 +18,10 @@ get there; it is kept as soon as it is measured, so that an interrupted run goes
     scratch      the same widths, fresh weights, as many updates on the same replay
     scratch x4   with four times the updates
 
-Returns are paired with the dense agent's on common seeds: a hundred for ours, the first twenty
-of them for what it is compared with. With several agents the intervals are Student's t over agents
-(95 %), with one over seeds.
+What ours is compared with recovers at the learning rate that the agent was trained with, which is
+a third of ours. Returns are paired with the dense agent's on common seeds: a hundred for ours, the
+first twenty of them for what it is compared with. With several agents the intervals are Student's t
+over agents (95 %), with one over seeds.
 """
 
 from __future__ import annotations
@@ -81,14 +82,20 @@ PARTS: dict[str, dict] = {
     'all steps alike': {'distillation_rho': 1.0},
     **{f'without {lesson}': {'distilled': ','.join(x for x in LESSONS if x != lesson)}
        for lesson in LESSONS},
-    'final learning rate': {'recovery_learning_rate': 1e-4},
+    'learning rate 1e-3': {'recovery_learning_rate': 1e-3},
+    'learning rate 1e-4': {'recovery_learning_rate': 1e-4},
     'score l1': {'score': 'l1'},
     'score random': {'score': 'random'},
+    'importance alone, our learning rate': _PLAIN,
     'knapsack': {'allocation': 'knapsack'},
     'in 5 steps': {'steps': 5},
     'when ranks settle': {'steps': 5, 'settle': 0.95},
 }
-SEARCH = {'scratch': {}, 'scratch, knapsack': {'allocation': 'knapsack'}}
+OUR_RATE = 'from scratch, our learning rate'
+SEARCH: dict[str, dict] = {'from scratch': {}, OUR_RATE: {},
+                           'from scratch, knapsack widths': {'allocation': 'knapsack'}}
+# Adam's moments of training, which the shipped agent did not keep, are carried over in another.
+OTHER: dict[str, dict] = {'ours': {}, 'moments carried over': {'carry_optimizer': True}}
 BUDGET = (64, 2)  # samples x iterations of every planner
 EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
 
@@ -102,7 +109,10 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
     if way != 'dense':
         settings = dataclasses.replace(
             run.config.pruning, sparsity=removed / 100,
-            **{'recovery_updates': updates, **{**WAYS, **PARTS, **SEARCH}.get(way, {})})
+            **{'recovery_updates': updates, **{**WAYS, **PARTS, **SEARCH, **OTHER}.get(way, {})})
+        if way not in {*PARTS, *OTHER, OUR_RATE}:
+            settings = dataclasses.replace(
+                settings, recovery_learning_rate=run.config.agent.learning_rate)
         if way in SCRATCH or way in SEARCH:
             run = from_scratch(run, choose(run, settings), settings,
                                updates * SCRATCH.get(way, 1))
@@ -161,16 +171,17 @@ def dense_agents(count: int, folder: Path) -> list[str]:
         if not (out / AGENT).is_file():
             subprocess.run([sys.executable, '-m', 'pruning_core', 'train', '--config',
                             'config/pendulum.yaml', '--seed', str(seed), '--evaluate', '0',
-                            '--out', str(out)], check=True)
+                            '--set', 'training.keep_optimizer=true', '--out', str(out)],
+                           check=True)
     return agents
 
 
-def cells(agents: list[str]) -> list[tuple[str, int, int, str, int]]:
-    """Everything that is to be measured: the dense agents first, then ours, then the rest."""
+def cells(agents: list[str], compared: list[str]) -> list[tuple[str, int, int, str, int]]:
+    """What is to be measured: the dense agents, ours, then the controls on those `compared`."""
     wanted = [(a, 0, 0, 'dense', EPISODES) for a in agents]
     for a in agents:
         wanted += [(a, *row, 'ours', EPISODES) for row in reversed(ROWS)]
-    for a in agents:
+    for a in compared:
         for removed, updates in reversed(ROWS):
             wanted += [(a, removed, updates, way, FEWER) for way in WAYS if way != 'ours']
             wanted += [(a, removed, updates, way, FEWER) for way in SCRATCH if updates]
@@ -275,16 +286,27 @@ def draw(found: dict, path: Path) -> None:
     write_atomically(path, lambda p: figure.savefig(p, format='svg'))
 
 
-def parts(folder: Path) -> dict:
+def part_cells(agents: list[str]) -> list[tuple[str, int, int, str, int]]:
+    """Everything that is measured with one thing changed, and the dense agents."""
+    shipped, other = agents
+    return [*((a, 0, 0, 'dense', EPISODES) for a in agents),
+            *((shipped, *PARTS_ROW, way, EPISODES) for way in PARTS),
+            *((shipped, *PARTS_ROW, way, FEWER) for way in SEARCH),
+            *((other, *PARTS_ROW, way, EPISODES) for way in OTHER)]
+
+
+def parts(folder: Path, agents: list[str]) -> dict:
     """Losses at one row, with one thing changed at a time."""
-    agent, found = 'pendulum_dense', {}
-    for way in (*PARTS, *SEARCH):
-        pair = [losses(folder, [agent], *PARTS_ROW, way, kind) for kind in ('planned', 'policy')]
-        if pair[0] and pair[1]:
-            cell = json.loads(place(folder, agent, *PARTS_ROW, way).read_text())
-            found[way] = {'loss_percent': pair[0][0], 'interval_percent': pair[0][1:],
-                          'policy_loss_percent': pair[1][0],
-                          'policy_interval_percent': pair[1][1:], 'seconds': cell['seconds']}
+    found = {}
+    for agent, removed, updates, way, _ in part_cells(agents):
+        pair = [losses(folder, [agent], removed, updates, way, k) for k in ('planned', 'policy')]
+        if way == 'dense' or pair[0] is None or pair[1] is None:
+            continue
+        cell = json.loads(place(folder, agent, removed, updates, way).read_text())
+        found[way if agent == agents[0] else f'{way}, another agent'] = {
+            'loss_percent': pair[0][0], 'interval_percent': pair[0][1:],
+            'policy_loss_percent': pair[1][0], 'policy_interval_percent': pair[1][1:],
+            'seconds': cell['seconds']}
     return found
 
 
@@ -292,11 +314,11 @@ def parts_table(found: dict) -> str:
     """One line per thing that was changed."""
     lines = [f'{PARTS_ROW[0]} % removed, {PARTS_ROW[1]} updates, pendulum_dense, {EPISODES} '
              f'common seeds ({FEWER} from scratch); loss in %, 95 % interval over seeds',
-             f'{"":<22} {"planned":>8} {"":>16} {"policy":>8} {"":>16} {"took":>6}']
+             f'{"":<36} {"planned":>8} {"":>16} {"policy":>8} {"":>16} {"took":>6}']
     for way, row in found.items():
         shown = [f'{row[k + "loss_percent"]:8.1f} ({row[k + "interval_percent"][0]:6.1f} '
                  f'to {row[k + "interval_percent"][1]:5.1f})' for k in ('', 'policy_')]
-        lines.append(f'{way:<22} {shown[0]:>25} {shown[1]:>25} {row["seconds"]:4.0f} s')
+        lines.append(f'{way:<36} {shown[0]:>25} {shown[1]:>25} {row["seconds"]:4.0f} s')
     return '\n'.join(lines)
 
 
@@ -308,19 +330,15 @@ def main() -> int:
                         'instead of the shipped one and those that are trained')
     parser.add_argument('--quick', action='store_true', help='two dense agents instead of five')
     parser.add_argument('--parts', action='store_true',
-                        help='change one thing at a time, on the shipped agent')
+                        help='change one thing at a time; of --agents it takes two')
     parser.add_argument('--out', type=Path, default=Path('runs/frontier'))
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     folder: Path = options.out
     (folder / 'cells').mkdir(parents=True, exist_ok=True)
-    if options.parts:
-        wanted = [('pendulum_dense', 0, 0, 'dense', EPISODES)]
-        wanted += [('pendulum_dense', *PARTS_ROW, way, EPISODES) for way in PARTS]
-        wanted += [('pendulum_dense', *PARTS_ROW, way, FEWER) for way in SEARCH]
-    else:
-        agents = options.agents or dense_agents(2 if options.quick else 5, folder)
-        wanted = cells(agents)
+    agents = options.agents or dense_agents(2 if options.quick or options.parts else 5, folder)
+    wanted = part_cells(agents) if options.parts \
+        else cells(agents, agents[:1] if options.quick else agents)
     missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
     with ProcessPoolExecutor(options.processes) as pool:
         waiting = {pool.submit(measure, *cell): cell for cell in missing}
@@ -329,7 +347,7 @@ def main() -> int:
             print(f'{done} of {len(missing)}: {" ".join(map(str, waiting[future]))}',
                   file=sys.stderr, flush=True)
     if options.parts:
-        changed = parts(folder)
+        changed = parts(folder, agents)
         write_json(folder / 'parts.json', changed)
         print(f'{parts_table(changed)}\nresult   {folder / "parts.json"}')
         return 0

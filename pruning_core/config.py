@@ -358,7 +358,7 @@ class PruningConfig:
     settle: float = 0.0
     # Gradient updates in all, and their Adam step size at the start of each recovery.
     recovery_updates: int = 500
-    recovery_learning_rate: float = 1e-3
+    recovery_learning_rate: float = 3e-3
     # Whether Adam goes on from the moments of training, cut like the weights, or starts afresh.
     carry_optimizer: bool = False
     # Weight of the TD-MPC loss on the replay in them; 0 leaves it out.

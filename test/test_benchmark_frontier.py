@@ -47,8 +47,8 @@ def two_agents(trained, tmp_path, frontier):
 
 
 def test_every_row_has_every_way_and_scratch_where_there_are_updates(frontier):
-    found = [c[1:4] for c in frontier.cells(['a', 'b'])]
-    assert len(found) == len({(c[0], *c[1:4]) for c in frontier.cells(['a', 'b'])})
+    found = [c[1:4] for c in frontier.cells(['a', 'b'], ['a', 'b'])]
+    assert len(found) == len({(c[0], *c[1:4]) for c in frontier.cells(['a', 'b'], ['a', 'b'])})
     for removed, updates in frontier.ROWS:
         ways = {way for r, u, way in found if (r, u) == (removed, updates)}
         assert ways >= {'ours', 'importance', 'l1', 'random'}
