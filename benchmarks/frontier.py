@@ -20,8 +20,8 @@ get there; it is kept as soon as it is measured, so that an interrupted run goes
 
 What ours is compared with recovers at the learning rate that the agent was trained with, which is
 a third of ours. Returns are paired with the dense agent's on common seeds: a hundred for ours, the
-first twenty of them for what it is compared with. With several agents the intervals are Student's t
-over agents (95 %), with one over seeds.
+first twenty of them for what it is compared with. With several agents the intervals are Student's
+t over agents (95 %), with one over seeds.
 """
 
 from __future__ import annotations
