@@ -18,10 +18,10 @@ get there; it is kept as soon as it is measured, so that an interrupted run goes
     scratch      the same widths, fresh weights, as many updates on the same replay
     scratch x4   with four times the updates
 
-What ours is compared with recovers at the learning rate that the agent was trained with, which is
-a third of ours. Returns are paired with the dense agent's on common seeds: a hundred for ours, the
-first twenty of them for what it is compared with. With several agents the intervals are Student's
-t over agents (95 %), with one over seeds.
+What ours is compared with recovers at the learning rate that the agent was trained with, a third
+of ours. Returns are paired with the dense agent's on common seeds: a hundred for ours, the first
+twenty of them for what it is compared with. With several agents the intervals are Student's t
+over agents (95 %), with one over seeds.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ PARTS: dict[str, dict] = {
     'all steps alike': {'distillation_rho': 1.0},
     **{f'without {lesson}': {'distilled': ','.join(x for x in LESSONS if x != lesson)}
        for lesson in LESSONS},
+    'no warm-up': {'recovery_warmup': 0.0},
     'learning rate 1e-3': {'recovery_learning_rate': 1e-3},
     'learning rate 1e-4': {'recovery_learning_rate': 1e-4},
     'score l1': {'score': 'l1'},

@@ -356,9 +356,12 @@ class PruningConfig:
     # updates and the next comes up to this, and leaves its other updates to later steps; 0 = when
     # its updates are done.
     settle: float = 0.0
-    # Gradient updates in all, and their Adam step size at the start of each recovery.
+    # Gradient updates in all, and their largest Adam step size in each recovery: it rises linearly
+    # over the share `recovery_warmup` of the updates, so that weights just refitted are not thrown
+    # about while Adam knows no scales, and falls linearly to a hundredth.
     recovery_updates: int = 500
     recovery_learning_rate: float = 3e-3
+    recovery_warmup: float = 0.1
     # Whether Adam goes on from the moments of training, cut like the weights, or starts afresh.
     carry_optimizer: bool = False
     # Weight of the TD-MPC loss on the replay in them; 0 leaves it out.
@@ -428,6 +431,8 @@ class PruningConfig:
                  '0 or more')
         _require(self.recovery_learning_rate > 0, 'pruning.recovery_learning_rate',
                  self.recovery_learning_rate, 'above 0')
+        _require(0 <= self.recovery_warmup < 1, 'pruning.recovery_warmup', self.recovery_warmup,
+                 'at least 0, below 1')
         _require(self.gate_seeds >= 1, 'pruning.gate_seeds', self.gate_seeds, '1 or more')
         _require(self.gate_return_loss >= 0, 'pruning.gate_return_loss', self.gate_return_loss,
                  '0 or more')

@@ -25,6 +25,7 @@ from pruning_core.replay import Replay
 
 _SUMMARY = 100  # updates between two summaries of the importance in the progress
 _WINDOW = 50  # updates between two looks at the ranks of the units
+_LAST = 0.01  # of the largest learning rate
 
 
 class Recovered(NamedTuple):
@@ -48,6 +49,12 @@ def _weighted(imitation: Imitation, weight: float) -> ExtraLoss:
     return extra
 
 
+def _learning_rate(settings: PruningConfig, done: float, step: float) -> float:
+    """Of the next update, by the share of the updates that is done and the share that it is."""
+    rise = min(1.0, (done + step) / settings.recovery_warmup) if settings.recovery_warmup else 1.0
+    return settings.recovery_learning_rate * rise * (1 - (1 - _LAST) * done)
+
+
 def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: PruningConfig, *,
             updates: int, rng: np.random.Generator, importance: ImportanceTracker | None = None,
             progress: Progress = silent) -> Recovered:
@@ -57,8 +64,7 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: Pru
         agent: the cut agent; changed in place.
         replay: the dense agent's episodes.
         teacher: what the dense agent said; None learns from the replay alone.
-        settings: the weights of both losses, what is imitated, and the learning rate at the start,
-            which falls linearly to a tenth.
+        settings: the weights of both losses, what is imitated, and the learning rate.
         updates: gradient updates.
         rng: draws the batches.
         importance: measured on the way, so that the pruned agent can be pruned again.
@@ -82,7 +88,7 @@ def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: Pru
         agent.extra_loss = _weighted(imitation, settings.distillation / task)
     try:
         for i in range(updates):
-            agent.set_learning_rate(settings.recovery_learning_rate * (1 - 0.9 * i / updates))
+            agent.set_learning_rate(_learning_rate(settings, i / updates, 1 / updates))
             if imitation is not None and task == 0:
                 model, policy = imitation()
                 agent.descend(model, policy())

@@ -92,11 +92,13 @@ def test_same_seed_same_recovery(make_agent, replay, teacher, task):
         agents[0].components.parameters(), agents[1].components.parameters(), strict=True))
 
 
-def test_learning_rate_falls_to_a_tenth(make_agent, replay, teacher):
+@pytest.mark.parametrize(('warmup', 'rise'), [
+    (0.0, [1.0] * 10), (0.4, [0.25, 0.5, 0.75, *[1.0] * 7]), (0.05, [1.0] * 10)])
+def test_learning_rate_rises_then_falls_to_a_hundredth(make_agent, replay, teacher, warmup, rise):
     agent, rates = make_agent(), []
-    go(agent, replay, teacher, updates=10, recovery_learning_rate=2e-3,
+    go(agent, replay, teacher, updates=10, recovery_learning_rate=2e-3, recovery_warmup=warmup,
        progress=lambda *a: rates.append(agent.policy_optimizer.param_groups[0]['lr']))
-    assert rates == pytest.approx([2e-3 * (1 - 0.09 * i) for i in range(10)])
+    assert rates == pytest.approx([2e-3 * r * (1 - 0.099 * i) for i, r in enumerate(rise)])
 
 
 @pytest.mark.parametrize('task', [0.0, 1.0])
