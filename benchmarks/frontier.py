@@ -49,6 +49,7 @@ from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import AGENT, load_run, write_atomically, write_json
 from pruning_core.config import LESSONS
+from pruning_core.errors import PruningError
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
 from pruning_core.scratch import from_scratch
@@ -344,9 +345,13 @@ def main() -> int:
     with ProcessPoolExecutor(options.processes) as pool:
         waiting = {pool.submit(measure, *cell): cell for cell in missing}
         for done, future in enumerate(as_completed(waiting), 1):
-            write_json(place(folder, *waiting[future][:4]), future.result())
-            print(f'{done} of {len(missing)}: {" ".join(map(str, waiting[future]))}',
-                  file=sys.stderr, flush=True)
+            cell = waiting[future]
+            print(f'{done} of {len(missing)}: {" ".join(map(str, cell))}', file=sys.stderr,
+                  flush=True)
+            try:
+                write_json(place(folder, *cell[:4]), future.result())
+            except PruningError as error:  # small agents leave no room for 99 %
+                print(f'left out: {error}', file=sys.stderr, flush=True)
     if options.parts:
         changed = parts(folder, agents)
         write_json(folder / 'parts.json', changed)
