@@ -165,7 +165,8 @@ class BundleDesk:
         if self._running() and not again:
             compute = self.switch.active.compute
             typical_s = compute.quantile(0.5) if compute.count else math.nan
-            ticks = shadow_run(model, self._newest, self._s['swap.shadow_ticks'], typical_s)
+            ticks = shadow_run(model, self._newest, self._s['swap.shadow_ticks'], typical_s,
+                               self._s['planner.budget'] or None)
             said = f', after {ticks} ticks beside it'
         with self._lock:
             self._hand_over(model)
@@ -184,7 +185,7 @@ class BundleDesk:
 
     def _warn_if_slow(self, bundle: Bundle, slowest_s: float) -> None:
         period_s = bundle.manifest.period_s
-        if slowest_s > period_s:
+        if slowest_s > period_s and not 0 < self._s['planner.budget'] < period_s:
             self._log.warning(
                 f'bundle {bundle.hash[:16]} plans for {slowest_s:.3f} s here, its period is '
                 f'{period_s:g} s: it will miss deadlines')

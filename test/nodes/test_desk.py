@@ -10,10 +10,12 @@ import json
 import numpy as np
 import pytest
 
+from pruned_controller import bundles as desk_module
 from pruned_controller.bundles import STATE, BundleDesk, Told
 from pruned_controller.parameters import CONTROLLER
 from pruning_core.errors import BundleError, ConfigError
 from pruning_core.runtime.bundle import MANIFEST, pack, write
+from pruning_core.runtime.planner import Planner
 
 GOOD = np.array([1.0, 0.0, 0.1])
 
@@ -248,3 +250,22 @@ def test_the_planner_is_fitted_before_control_and_never_during_it(open_desk, bun
     assert len(measured) == 1
     assert looked_up == [pytest.approx(0.025)]
     assert desk.switch.pending.planner.settings.samples == 16, 'not fitted here yet: as set'
+
+
+@pytest.mark.parametrize(('budget', 'warned'), [(0.0, True), (0.04, False), (0.06, True)])
+def test_a_slow_plan_is_warned_of_unless_the_budget_stops_it(open_desk, monkeypatch, budget,
+                                                             warned):
+    load = desk_module.load
+    monkeypatch.setattr(desk_module, 'load', lambda *a, **k: (load(*a, **k)[0], 0.051))
+    desk = open_desk(planner__budget=budget)  # the period is 0.05 s
+    assert [kind for kind, text in desk.said if 'miss deadlines' in text] == ['warning'] * warned
+
+
+@pytest.mark.parametrize(('budget', 'given'), [(0.0, None), (0.02, 0.02)])
+def test_the_shadow_run_has_the_budget_of_the_loop(open_desk, bundles, monkeypatch, budget, given):
+    plans, plan = [], Planner.plan
+    monkeypatch.setattr(Planner, 'plan', lambda self, values, budget_s=None: (
+        plans.append(budget_s), plan(self, values, budget_s))[1])
+    desk = open_desk(running=True, planner__budget=budget)
+    receive(desk, bundles[1])
+    assert plans[-2:] == [given, given], 'two shadow ticks, after warming up'
