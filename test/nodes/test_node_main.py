@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every node is run with."""
+"""What every node is run with, and by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 
 import pytest
 import rclpy
+
+from pruned_controller.processes import NodeProcesses
 
 LOOK = """
 import rclpy
@@ -37,3 +39,15 @@ def test_nodes_share_no_memory_unless_told_to(chosen, found):
     done = subprocess.run([sys.executable, '-c', LOOK], env=environment, capture_output=True,
                           text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (2, found), done.stderr
+
+
+def test_a_prefix_runs_the_node_and_becomes_it(tmp_path, until):
+    nodes = NodeProcesses(tmp_path)
+    nodes.start('plant', 'output:=neither', prefix=('nice', '-n', '5'))
+    try:
+        pid = nodes.pid('plant')
+        until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 5, 'its priority')
+        assert nodes.wait('plant', 60.0) == 2
+        assert "output 'neither' was asked for" in nodes.log('plant')
+    finally:
+        nodes.stop()
