@@ -125,6 +125,9 @@ class Soak:
 
     def run(self) -> None:
         """The legs, one after the other."""
+        os.environ['PYTHONPATH'] = os.pathsep.join(
+            filter(None, (str(HERE), os.environ.get('PYTHONPATH', ''))))
+        self.make_bundle()
         if self.legs - {'fuzz'}:
             self.over_ros()
         if 'fuzz' in self.legs:
@@ -136,9 +139,6 @@ class Soak:
         os.environ.pop('PYTHONDONTWRITEBYTECODE', None)  # what is installed is compiled
         os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'UDPv4'
         os.environ.pop('ROS_AUTOMATIC_DISCOVERY_RANGE', None)  # LOCALHOST would undo it
-        os.environ['PYTHONPATH'] = os.pathsep.join(
-            filter(None, (str(HERE), os.environ.get('PYTHONPATH', ''))))
-        self.make_bundle()
         self.nodes, observer = NodeProcesses(self.folder), Observer()
         self.seen = Seen(observer)
         try:
@@ -333,7 +333,7 @@ class Soak:
         for name in {'unconfigured': ('configure', 'activate'), 'inactive': ('activate',),
                      'active': ()}[state]:
             assert observer.transition('/controller', ids[name], 60.0)
-        self.planning()
+        self.until('planning', lambda: observer.mode == 'planning', 120.0)
         self.result['transitions'] = {
             'count': count, 'wrong_answers': wrong,
             'threads_more': len(os.listdir(f'/proc/{pid}/task')) - threads,

@@ -103,15 +103,24 @@ class BundleDesk:
 
     def receive(self, content: bytes, hash: str) -> Future[str]:
         """Take an archive that came over a topic."""
-        return self._worker.submit(self._receive, content, hash)
+        return self._begin(self._receive, content, hash)
 
     def reload(self, folder: str) -> Future[str]:
         """Read a folder again; a person asks for it, so that no quarantine holds."""
-        return self._worker.submit(self._reload, folder)
+        return self._begin(self._reload, folder)
 
     def resize(self) -> Future[str]:
         """Load the present bundle again, for another size of plan."""
-        return self._worker.submit(self._resize)
+        return self._begin(self._resize)
+
+    def _begin(self, does: Callable[..., str], *given: object) -> Future[str]:
+        """Hand work to the worker; it is cancelled at once where a cleanup overtook the caller."""
+        try:
+            return self._worker.submit(does, *given)
+        except RuntimeError:
+            ended: Future[str] = Future()
+            ended.cancel()
+            return ended
 
     def roll_back(self) -> str:
         """Go back to the model before, which is still loaded; returns what happened.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -269,3 +270,15 @@ def test_the_shadow_run_has_the_budget_of_the_loop(open_desk, bundles, monkeypat
     desk = open_desk(running=True, planner__budget=budget)
     receive(desk, bundles[1])
     assert plans[-2:] == [given, given], 'two shadow ticks, after warming up'
+
+
+def test_whoever_comes_after_a_cleanup_is_told_that_it_was_cancelled(open_desk, bundles):
+    desk = open_desk(running=True)
+    desk.close()
+    told = []
+    for future in (desk.receive(pack(bundles[1]), bundles[1].hash),
+                   desk.reload(str(bundles[1].path)), desk.resize()):
+        future.add_done_callback(told.append)
+        with pytest.raises(CancelledError):
+            future.result()
+    assert len(told) == 3
