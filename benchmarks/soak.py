@@ -7,6 +7,7 @@ that is permitted; bundles, good and damaged in turn, are offered to it, paramet
 are read in storms. Then it runs without SCHED_FIFO, for comparison; then lifecycle transitions are
 asked for at random, processes are killed, and malformed bundles and observations are made by the
 thousand. SOAK_SECONDS is how long the legs take together (default 3600); the counts grow with it.
+A leg's figures are kept as soon as it is done; `--resume` does those that are missing.
 
 Everything is seen from outside: commands, metrics and diagnostics over DDS, memory in /proc.
 """
@@ -19,13 +20,15 @@ import math
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +47,15 @@ from pruned_controller.conversions import (
 )
 from pruned_controller.observer import Observer
 from pruned_controller.processes import NodeProcesses
-from pruning_core.errors import BundleError
-from pruning_core.runtime.bundle import open_bundle, pack
+from pruning_core.runtime.bundle import WEIGHTS, Bundle, open_bundle, pack, write
 from pruning_core.runtime.metrics import JsonlWriter
 
 HERE = Path(__file__).resolve().parent
 PERIOD_S = 0.02
 LIMIT = 2.0  # N m
 HOUR = {'swaps': 200, 'transitions': 500, 'malformed': 100_000}
+FIRST = ('chrt', '--rr', '1')  # before ordinary processes from its first instruction on
+LEGS = ('fifo', 'ordinary', 'transitions', 'recovery', 'fuzz')
 TARGETS = {'missed_share': 1e-3, 'unsafe_commands': 0, 'swap_caused_misses': 0, 'recovery_s': 2.0,
            'rss_slope_mb_per_h': 5.0, 'p99_drift': 0.05}
 BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(100000):\n' \
@@ -73,8 +77,8 @@ class Seen:
         node.create_subscription(Float64MultiArray, 'command', self._on_command, COMMAND)
         node.create_subscription(Float64, '/controller/latency',
                                  lambda m: self.latency.append(m.data), METRIC)
-        observer.ticks = deque(maxlen=1)  # the demo's, not needed here
-        observer.rewards = deque(maxlen=1)
+        observer.ticks = deque(maxlen=1)  # type: ignore[assignment]  # the demo's, not needed here
+        observer.rewards = deque(maxlen=1)  # type: ignore[assignment]
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, METRIC)
 
     def _on_command(self, message: Float64MultiArray) -> None:
@@ -90,61 +94,85 @@ class Seen:
             self.diagnostics = {v.key: v.value for s in message.status for v in s.values}
             self.reports += 1
 
+    @property
+    def rejected(self) -> str:
+        """Why the controller refused the last bundle."""
+        return self.diagnostics.get('rejected_bundle', '')
+
     def counters(self) -> dict[str, int]:
         return {k: int(self.diagnostics.get(k, 0))
                 for k in ('ticks', 'missed', 'slow', 'skipped', 'late', 'errors')}
 
 
 class Soak:
-    """One run; `result` is complete after each leg."""
+    """One run of some legs; each is in `result.json` as soon as it is done."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float, legs: Collection[str],
+                 found: dict[str, Any]) -> None:
+        self.folder, self.seconds, self.legs = folder, seconds, set(legs)
         self.part = seconds / 3600
         self.rng = random.Random(0)
         self.metrics = JsonlWriter(folder / 'metrics.jsonl')
         self.result: dict[str, Any] = {
-            **dict.fromkeys(TARGETS), 'seconds': seconds, 'rate_hz': 1 / PERIOD_S,
+            **dict.fromkeys(TARGETS), 'unsafe': {}, 'load_average': {}, **found,
+            'seconds': seconds, 'rate_hz': 1 / PERIOD_S,
             'machine': {'cores': os.cpu_count(), 'python': platform.python_version(),
                         'kernel': platform.release()}}
+        permitted = subprocess.run([*FIRST, 'true'], stderr=subprocess.DEVNULL, check=False)
+        self.first = FIRST if permitted.returncode == 0 else ()
         self.busy: list[subprocess.Popen[bytes]] = []
+        self.refusals: list[str] = []  # of good bundles
 
     def run(self) -> None:
-        os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randrange(1, 100))
-        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        """The legs, one after the other."""
         os.environ['PYTHONPATH'] = os.pathsep.join(
             filter(None, (str(HERE), os.environ.get('PYTHONPATH', ''))))
-        self.make_agent()
+        self.make_bundle()
+        if self.legs - {'fuzz'}:
+            self.over_ros()
+        if 'fuzz' in self.legs:
+            self.fuzz(max(1000, round(HOUR['malformed'] * self.part)))
+
+    def over_ros(self) -> None:
+        """The legs that need the nodes."""
+        os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randrange(1, 100))
+        os.environ.pop('PYTHONDONTWRITEBYTECODE', None)  # what is installed is compiled
+        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'UDPv4'
+        os.environ.pop('ROS_AUTOMATIC_DISCOVERY_RANGE', None)  # LOCALHOST would undo it
         self.nodes, observer = NodeProcesses(self.folder), Observer()
         self.seen = Seen(observer)
         try:
             self.load_cores()
             self.nodes.start('plant', 'env_id:=soak_plant:FastPendulum', 'command_timeout:=0.2',
                              'max_episode_steps:=1000000000')
-            self.start_controller(priority=60)
-            self.first_leg(0.7 * self.seconds)
-            self.second_leg(0.15 * self.seconds)
-            self.transitions(max(20, round(HOUR['transitions'] * self.part)))
-            self.recovery()
-            self.result['unsafe_commands'] = self.seen.unsafe
+            if 'fifo' in self.legs:
+                shutil.rmtree(self.folder / 'store', ignore_errors=True)
+                self.start_controller(priority=60)
+                self.first_leg(0.7 * self.seconds)
+                self.nodes.signal('controller', signal.SIGTERM)
+            if self.legs & {'ordinary', 'transitions', 'recovery'}:
+                self.start_controller(priority=0)
+            if 'ordinary' in self.legs:
+                self.second_leg(0.15 * self.seconds)
+            if 'transitions' in self.legs:
+                self.transitions(max(20, round(HOUR['transitions'] * self.part)))
+            if 'recovery' in self.legs:
+                self.recovery()
         finally:
             self.nodes.stop()
             observer.close()
             for process in self.busy:
                 process.kill()
                 process.wait()
-        self.fuzz(max(1000, round(HOUR['malformed'] * self.part)))
 
     # ---- set-up --------------------------------------------------------------------------------
 
-    def make_agent(self) -> None:
-        agent = self.folder / 'agent'
-        try:
-            self.first, self.second = (open_bundle(agent / n) for n in ('first', 'second'))
-        except BundleError:
-            self.say('pruning the shipped agent for 50 Hz; kept for the next time')
-            subprocess.run([sys.executable, str(HERE / 'soak_plant.py'), str(agent)], check=True)
-            self.first, self.second = (open_bundle(agent / n) for n in ('first', 'second'))
+    def make_bundle(self) -> None:
+        """The shipped pruned agent, deciding at 50 Hz; kept for the next time."""
+        folder = self.folder / 'bundle'
+        if not folder.is_dir():
+            subprocess.run([sys.executable, str(HERE / 'soak_plant.py'), str(folder)], check=True)
+        self.bundle = open_bundle(folder)
 
     def load_cores(self) -> None:
         code = BUSY.format(parent=os.getpid())
@@ -153,10 +181,11 @@ class Soak:
 
     def start_controller(self, priority: int, *more: str) -> None:
         self.nodes.start(
-            'controller', f'bundle:={self.first.path}', f'store:={self.folder}/store',
+            'controller', f'bundle:={self.bundle.path}', f'store:={self.folder}/store',
             'fallback:=lqr', 'autostart:=true', 'observation_timeout:=0.2', 'proof_ticks:=3',
             f'realtime.priority:={priority}', 'realtime.lock_memory:=true',
-            'swap.window_ticks:=50', *more)
+            'swap.window_ticks:=50', 'planner.budget:=0.008', *more,
+            prefix=self.first if priority else ())
         self.planning()
 
     def planning(self, limit_s: float = 120.0) -> None:
@@ -186,12 +215,13 @@ class Soak:
         seen, observer = self.seen, self.seen.observer
         storm = Storm(observer)
         pid = self.nodes.pid('controller')
-        before, began = self.report(), time.monotonic()
+        before, began, stolen = self.report(), time.monotonic(), steal_s()
         del seen.latency[:]
         every = seconds / max(4, round(HOUR['swaps'] * self.part))
         next_swap, next_sample, next_word = began + every, began, began
         memory: list[tuple[float, float]] = []
         swapped_ticks = swapped_misses = good = bad = 0
+        self.refusals.clear()
         while (now := time.monotonic()) < began + seconds:
             if now >= next_sample:
                 memory.append((now - began, resident_mb(pid)))
@@ -205,11 +235,11 @@ class Soak:
                 next_swap += every
                 at = observer.record.misses
                 was, start = seen.commands, time.monotonic()
-                if (good + bad) % 2:
-                    self.damaged()
+                if (good + len(self.refusals) + bad) % 2:
+                    self.damaged(-1 - bad)
                     bad += 1
                 else:
-                    good += self.swap()
+                    good += self.swap(good + len(self.refusals) + 1)
                 time.sleep(0.5)
                 swapped_misses += observer.record.misses - at
                 swapped_ticks += round((time.monotonic() - start) / PERIOD_S)
@@ -229,38 +259,49 @@ class Soak:
             rss_slope_mb_per_h=slope(memory), p99_drift=drift)
         self.result['first_leg'] = {
             **change, 'seconds': seconds, 'swaps_good': good, 'swaps_bad': bad,
+            'swaps_refused': self.refusals, 'changed_back': int(seen.diagnostics['quarantined']),
             'misses_in_swap_windows': swapped_misses, 'misses_expected_there': round(expected, 2),
             'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,
+            'steal_s': round(steal_s() - stolen, 2),
             **quantiles, 'lateness_p99_s': float(seen.diagnostics['lateness_p99_s']),
             'priority': seen.diagnostics['priority'], 'cores': seen.diagnostics['cores'],
             'lock_memory': seen.diagnostics['lock_memory'], 'models': len(seen.hashes),
             'rss_mb': memory[-1][1]}
-        self.keep()
+        self.keep('fifo', seen.unsafe)
 
-    def swap(self) -> int:
-        """Offer the other good bundle and wait until it acts."""
-        acts = self.seen.observer.model.get('hash')
-        other = self.second if acts == self.first.hash else self.first
-        self.seen.bundles.publish(archive_message(pack(other), other.hash))
-        self.until('a swap', lambda: self.seen.observer.model.get('hash') == other.hash, 90.0)
-        return 1
+    def renamed(self, number: int) -> Bundle:
+        """The bundle under an identity of its own."""
+        manifest = replace(self.bundle.manifest, seeds={'soak': number})
+        return write(self.folder / 'offered', manifest, self.bundle.graphs)
 
-    def damaged(self) -> None:
+    def swap(self, number: int) -> bool:
+        """Offer a good bundle; returns whether it came to act.
+
+        It may be refused where the machine is too busy just then; that must be said.
+        """
+        made = self.renamed(number)
+        self.seen.bundles.publish(archive_message(pack(made), made.hash))
+        self.until('a swap', lambda: made.hash in self.seen.hashes
+                   or made.hash[:16] in self.seen.rejected, 90.0)
+        if made.hash in self.seen.hashes:
+            return True
+        self.refusals.append(self.seen.rejected)
+        return False
+
+    def damaged(self, number: int) -> None:
         """Offer a bundle that must be refused."""
-        data = bytearray(pack(self.second))
-        data[self.rng.randrange(len(data) // 2, len(data) - 4096)] ^= 1 + self.rng.randrange(255)
-        acts = self.seen.observer.model.get('hash')
-        # A hash of its own: the damaged copy of a bundle in use would be answered at once.
-        self.seen.bundles.publish(archive_message(bytes(data), 'f' * 64))
-        time.sleep(1.0)
-        if self.seen.observer.model.get('hash') != acts:
+        before = self.seen.rejected
+        made = self.renamed(number)
+        data, weights = bytearray(pack(made)), made.graphs[WEIGHTS]
+        data[data.index(weights) + self.rng.randrange(len(weights))] ^= 1 + self.rng.randrange(255)
+        self.seen.bundles.publish(archive_message(bytes(data), made.hash))
+        self.until('a refusal', lambda: self.seen.rejected not in ('', before), 90.0)
+        if made.hash in self.seen.hashes:
             raise SystemExit('a damaged bundle was taken')
 
     def second_leg(self, seconds: float) -> None:
         """The same without SCHED_FIFO and without disturbance, for comparison."""
         self.say(f'{seconds:.0f} s without SCHED_FIFO')
-        self.nodes.signal('controller', signal.SIGTERM)
-        self.start_controller(priority=0)
         before, began = self.report(), time.monotonic()
         while (now := time.monotonic()) < began + seconds:
             self.tell('second', now - began, seconds, 0.0)
@@ -270,7 +311,7 @@ class Soak:
         self.result['missed_share_without_fifo'] = change['skipped'] / max(
             1, change['ticks'] + change['skipped'])
         self.result['second_leg'] = {**change, 'seconds': seconds}
-        self.keep()
+        self.keep('ordinary', self.seen.unsafe)
 
     def transitions(self, count: int) -> None:
         """Transitions at random, allowed ones and others; each is answered as its state has it."""
@@ -292,12 +333,12 @@ class Soak:
         for name in {'unconfigured': ('configure', 'activate'), 'inactive': ('activate',),
                      'active': ()}[state]:
             assert observer.transition('/controller', ids[name], 60.0)
-        self.planning()
+        self.until('planning', lambda: observer.mode == 'planning', 120.0)
         self.result['transitions'] = {
             'count': count, 'wrong_answers': wrong,
             'threads_more': len(os.listdir(f'/proc/{pid}/task')) - threads,
             'rss_more_mb': round(resident_mb(pid) - memory, 1)}
-        self.keep()
+        self.keep('transitions', self.seen.unsafe)
 
     def recovery(self) -> None:
         """Kill each process without a word, start it again at once, and wait for planning."""
@@ -324,20 +365,19 @@ class Soak:
             times[name] = round(time.monotonic() - began, 2)
         self.result['recovery'] = times
         self.result['recovery_s'] = max(times.values())
-        self.keep()
+        self.keep('recovery', self.seen.unsafe)
 
     def fuzz(self, count: int) -> None:
         """Malformed bundles and observations, in a process of their own."""
         self.say(f'{count} malformed bundles and as many observations')
         done = subprocess.run(
-            [sys.executable, str(HERE / 'soak_fuzz.py'), str(self.first.path), str(count), '0'],
+            [sys.executable, str(HERE / 'soak_fuzz.py'), str(self.bundle.path), str(count), '0'],
             stdout=subprocess.PIPE, text=True, check=False)
         if not done.stdout:
             raise SystemExit(f'the fuzzer ended with code {done.returncode} and without a word')
         found = json.loads(done.stdout.splitlines()[-1])
         self.result['fuzz'] = found
-        self.result['unsafe_commands'] += found['unsafe']
-        self.keep()
+        self.keep('fuzz', found['unsafe'])
 
     # ---- words ---------------------------------------------------------------------------------
 
@@ -353,10 +393,25 @@ class Soak:
             self.say(f'{at:6.0f} of {of:.0f} s  ticks {c["ticks"]}  skipped {c["skipped"]}  '
                      f'memory {mb:.0f} MB  unsafe {self.seen.unsafe}')
 
-    def keep(self) -> None:
+    def keep(self, leg: str, unsafe: int) -> None:
+        """Write the result down with what a leg found, and begin to count for the next one."""
+        self.result['unsafe'][leg] = unsafe
+        self.result['load_average'][leg] = os.getloadavg()[1]
+        self.result['unsafe_commands'] = sum(self.result['unsafe'].values())
+        if leg != 'fuzz':
+            self.seen.unsafe = 0
         temporary = self.folder / '.result.json'
         temporary.write_text(json.dumps(self.result, indent=1) + '\n')
         os.replace(temporary, self.folder / 'result.json')
+
+
+def earlier(folder: Path, seconds: float) -> dict[str, Any]:
+    """What an earlier run of the same length found; empty without one."""
+    try:
+        found: dict[str, Any] = json.loads((folder / 'result.json').read_text())
+        return found if found['seconds'] == seconds and isinstance(found['unsafe'], dict) else {}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 class Storm:
@@ -381,6 +436,11 @@ class Storm:
     def end(self) -> None:
         for future in self._waiting:
             future.cancel()
+
+
+def steal_s() -> float:
+    """Seconds that a host has kept the processors of this machine from it, all together."""
+    return int(Path('/proc/stat').read_text().split(maxsplit=9)[8]) / os.sysconf('SC_CLK_TCK')
 
 
 def resident_mb(pid: int) -> float:
@@ -430,20 +490,23 @@ def main() -> int:
     p.add_argument('--seconds', type=float,
                    default=float(os.environ.get('SOAK_SECONDS', '3600')))
     p.add_argument('--out', type=Path, default=Path('runs/soak'))
+    p.add_argument('--legs', nargs='+', choices=LEGS, default=[],
+                   help='only these; what an earlier run of the same length found stays')
+    p.add_argument('--resume', action='store_true', help='only the legs that have no figures yet')
     options = p.parse_args()
     if not 20 <= options.seconds <= 7 * 86400:
         p.error(f'SOAK_SECONDS is {options.seconds:g}; allowed: 20 to 604800')
     options.out.mkdir(parents=True, exist_ok=True)
-    soak = Soak(options.out.resolve(), options.seconds)
+    folder = options.out.resolve()
+    found = earlier(folder, options.seconds) if options.legs or options.resume else {}
+    legs = options.legs or [leg for leg in LEGS if leg not in found.get('unsafe', ())]
+    soak = Soak(folder, options.seconds, legs, found)
     try:
         soak.run()
     except KeyboardInterrupt:
-        soak.result['interrupted'] = True
-        soak.keep()
-        print(table(soak.result))
+        print(f'{table(soak.result)}\n\ninterrupted; --resume goes on with the leg that was begun')
         return 130
-    print(table(soak.result))
-    print(f'\n{soak.folder / "result.json"}')
+    print(f'{table(soak.result)}\n\n{folder / "result.json"}')
     return 0
 
 

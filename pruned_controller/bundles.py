@@ -103,15 +103,24 @@ class BundleDesk:
 
     def receive(self, content: bytes, hash: str) -> Future[str]:
         """Take an archive that came over a topic."""
-        return self._worker.submit(self._receive, content, hash)
+        return self._begin(self._receive, content, hash)
 
     def reload(self, folder: str) -> Future[str]:
         """Read a folder again; a person asks for it, so that no quarantine holds."""
-        return self._worker.submit(self._reload, folder)
+        return self._begin(self._reload, folder)
 
     def resize(self) -> Future[str]:
         """Load the present bundle again, for another size of plan."""
-        return self._worker.submit(self._resize)
+        return self._begin(self._resize)
+
+    def _begin(self, does: Callable[..., str], *given: object) -> Future[str]:
+        """Hand work to the worker; it is cancelled at once where a cleanup overtook the caller."""
+        try:
+            return self._worker.submit(does, *given)
+        except RuntimeError:
+            ended: Future[str] = Future()
+            ended.cancel()
+            return ended
 
     def roll_back(self) -> str:
         """Go back to the model before, which is still loaded; returns what happened.
@@ -165,7 +174,8 @@ class BundleDesk:
         if self._running() and not again:
             compute = self.switch.active.compute
             typical_s = compute.quantile(0.5) if compute.count else math.nan
-            ticks = shadow_run(model, self._newest, self._s['swap.shadow_ticks'], typical_s)
+            ticks = shadow_run(model, self._newest, self._s['swap.shadow_ticks'], typical_s,
+                               self._s['planner.budget'] or None)
             said = f', after {ticks} ticks beside it'
         with self._lock:
             self._hand_over(model)
@@ -184,7 +194,7 @@ class BundleDesk:
 
     def _warn_if_slow(self, bundle: Bundle, slowest_s: float) -> None:
         period_s = bundle.manifest.period_s
-        if slowest_s > period_s:
+        if slowest_s > period_s and not 0 < self._s['planner.budget'] < period_s:
             self._log.warning(
                 f'bundle {bundle.hash[:16]} plans for {slowest_s:.3f} s here, its period is '
                 f'{period_s:g} s: it will miss deadlines')

@@ -335,7 +335,7 @@ class ControllerNode(LifecycleNode):
         seen = self._observed
         age = began - seen.measured_s if seen else math.inf
         values = seen.values if seen else None
-        plan = self._plan(active, supervisor, values, age)
+        plan = self._plan(active, supervisor, values, age, max(0.0, tick.lateness_s))
         if self._loop is not loop:
             return  # deactivated while this plan was made; the safe command was the last word
         decision = supervisor.decide(
@@ -363,13 +363,17 @@ class ControllerNode(LifecycleNode):
             self._metrics['deadline_misses'].publish(UInt64(data=loop.skipped))
         self._lock_phase(tick, age)
 
-    def _plan(self, active: Model, supervisor: Supervisor, values: Observation | None, age: float
-              ) -> Plan | None:
-        """Plan on a usable observation, as far as the supervisor lets it; None: no plan."""
+    def _plan(self, active: Model, supervisor: Supervisor, values: Observation | None, age: float,
+              late_s: float) -> Plan | None:
+        """Plan on a usable observation, as far as the supervisor lets it; None: no plan.
+
+        The budget counts from when the tick was due: one that began late plans less.
+        """
         self._failed = False
         if values is None or not supervisor.may_act or supervisor.problem(values, age):
             return None
-        budget = self._settings['planner.budget'] or None
+        given_s = self._settings['planner.budget']
+        budget = max(0.0, given_s - late_s) if given_s else None
         try:
             if self._faults is not None:
                 self._faults.inference()

@@ -8,6 +8,7 @@ safe command; here a signal only asks, and the node closes while it can still sp
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -38,6 +39,10 @@ class Closable(Protocol):
 
 def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads: int = 3) -> int:
     """Make a node, spin it, close it; returns the exit code."""
+    # Through shared memory a publisher shares locks with its receivers: one of ordinary priority
+    # that is kept from running keeps the control loop from running, and one that was killed leaves
+    # ports behind on which its successor is found seconds later.
+    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

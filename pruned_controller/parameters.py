@@ -42,8 +42,9 @@ CONTROLLER = (
     Parameter('planner.fit', 0.0, 'Part of the period to fit plans into: samples, iterations, '
               'threads and more are then chosen by measuring, once per machine; 0: as set here',
               0.0, 1.0, fixed=True),
-    Parameter('planner.budget', 0.0, 'Seconds a plan may take, stopping early with the best so '
-              'far; 0: all iterations, however long', 0.0, 60.0),
+    Parameter('planner.budget', 0.0, 'Seconds from when the tick was due in which a plan must be '
+              'made, stopping early with the best so far; 0: all iterations, however long', 0.0,
+              60.0),
     Parameter('planner.seed', 0, 'Seed of the sampling noise', 0, 2**31 - 1, fixed=True),
     Parameter('observation_timeout', 0.5, 'Seconds after which an observation is stale', 1e-3,
               60.0, fixed=True),

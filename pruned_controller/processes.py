@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pruning_core.errors import JobError, explain
@@ -24,12 +25,19 @@ class NodeProcesses:
                              'PYTHONUNBUFFERED': '1', 'OMP_NUM_THREADS': '1'}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *parameters: str) -> None:
-        """Start `pruned_controller.<name>_node` with parameters `key:=value`."""
+    def start(self, name: str, *parameters: str, prefix: Sequence[str] = ()) -> None:
+        """Start `pruned_controller.<name>_node` with parameters `key:=value`.
+
+        Args:
+            name: of the node.
+            parameters: of the node.
+            prefix: a command that runs it, such as `chrt --rr 1`; it must become the node.
+        """
         arguments = [a for p in parameters for a in ('-p', p)]
         log = (self._folder / f'{name}.log').open('wb')
         self._running[name] = subprocess.Popen(
-            [sys.executable, '-m', f'pruned_controller.{name}_node', '--ros-args', *arguments],
+            [*prefix, sys.executable, '-m', f'pruned_controller.{name}_node', '--ros-args',
+             *arguments],
             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=self._environment, start_new_session=True)
         log.close()

@@ -132,7 +132,8 @@ def load(bundle: Bundle, origin: str, budget: PlanBudget, *, measure: bool = Fal
 
 
 def shadow_run(model: Model, newest: Callable[[], Observation | None], ticks: int,
-               typical_s: float, sleep: Callable[[float], None] = time.sleep,
+               typical_s: float, budget_s: float | None = None,
+               sleep: Callable[[float], None] = time.sleep,
                clock: Callable[[], float] = time.thread_time) -> int:
     """Let a model plan beside the running one, its commands looked at and thrown away.
 
@@ -141,6 +142,7 @@ def shadow_run(model: Model, newest: Callable[[], Observation | None], ticks: in
         newest: returns the newest usable observation, None where there is none.
         ticks: observations to plan on; fewer where they stop coming.
         typical_s: median time the running model needs to plan; NaN where it is not known.
+        budget_s: seconds that the loop will give to a plan; None: as long as it takes.
         sleep: for tests.
         clock: of this thread's own work, since it is often made to wait for others; for tests.
 
@@ -162,7 +164,7 @@ def shadow_run(model: Model, newest: Callable[[], Observation | None], ticks: in
             continue
         seen = values
         began = clock()
-        plan = model.planner.plan(values)
+        plan = model.planner.plan(values, budget_s)
         times.append(clock() - began)
         if not np.isfinite(plan.action).all():
             raise BundleError(

@@ -83,6 +83,9 @@ class TrialBench:
 
 def _serve(timeout_s: float) -> int:
     """Try what is named on standard input, line by line, until it closes."""
+    # Even where a whole controller was started with a real-time priority.
+    with contextlib.suppress(OSError):  # a sandbox that lets nobody choose
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     os.nice(10)
     for line in sys.stdin:
         folder, hash = json.loads(line)

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
 
+from pruned_controller import bundles as desk_module
 from pruned_controller.bundles import STATE, BundleDesk, Told
 from pruned_controller.parameters import CONTROLLER
 from pruning_core.errors import BundleError, ConfigError
 from pruning_core.runtime.bundle import MANIFEST, pack, write
+from pruning_core.runtime.planner import Planner
 
 GOOD = np.array([1.0, 0.0, 0.1])
 
@@ -248,3 +251,34 @@ def test_the_planner_is_fitted_before_control_and_never_during_it(open_desk, bun
     assert len(measured) == 1
     assert looked_up == [pytest.approx(0.025)]
     assert desk.switch.pending.planner.settings.samples == 16, 'not fitted here yet: as set'
+
+
+@pytest.mark.parametrize(('budget', 'warned'), [(0.0, True), (0.04, False), (0.06, True)])
+def test_a_slow_plan_is_warned_of_unless_the_budget_stops_it(open_desk, monkeypatch, budget,
+                                                             warned):
+    load = desk_module.load
+    monkeypatch.setattr(desk_module, 'load', lambda *a, **k: (load(*a, **k)[0], 0.051))
+    desk = open_desk(planner__budget=budget)  # the period is 0.05 s
+    assert [kind for kind, text in desk.said if 'miss deadlines' in text] == ['warning'] * warned
+
+
+@pytest.mark.parametrize(('budget', 'given'), [(0.0, None), (0.02, 0.02)])
+def test_the_shadow_run_has_the_budget_of_the_loop(open_desk, bundles, monkeypatch, budget, given):
+    plans, plan = [], Planner.plan
+    monkeypatch.setattr(Planner, 'plan', lambda self, values, budget_s=None: (
+        plans.append(budget_s), plan(self, values, budget_s))[1])
+    desk = open_desk(running=True, planner__budget=budget)
+    receive(desk, bundles[1])
+    assert plans[-2:] == [given, given], 'two shadow ticks, after warming up'
+
+
+def test_whoever_comes_after_a_cleanup_is_told_that_it_was_cancelled(open_desk, bundles):
+    desk = open_desk(running=True)
+    desk.close()
+    told = []
+    for future in (desk.receive(pack(bundles[1]), bundles[1].hash),
+                   desk.reload(str(bundles[1].path)), desk.resize()):
+        future.add_done_callback(told.append)
+        with pytest.raises(CancelledError):
+            future.result()
+    assert len(told) == 3

@@ -208,18 +208,18 @@ def test_contract_names_what_differs(bundle, make_run, tmp_path_factory, four_pa
 
 
 def shadow(bundle, observations, *, ticks=5, typical_s=0.0, change=lambda plan: plan,
-           plan_s=0.01):
+           plan_s=0.01, budget_s=None):
     found, _ = load(bundle, 'test', PlanBudget())
     given_out = iter(observations)
 
     class Changed:
         def __init__(self, planner: Planner):
-            self.plan = lambda values: change(planner.plan(values))
+            self.plan = lambda values, budget_s: change(planner.plan(values, budget_s))
             self.reset = planner.reset
 
     found.planner = Changed(found.planner)
     clock = (i // 2 * 1.0 + i % 2 * plan_s for i in range(1000))
-    return shadow_run(found, lambda: next(given_out, None), ticks, typical_s,
+    return shadow_run(found, lambda: next(given_out, None), ticks, typical_s, budget_s,
                       sleep=lambda s: None, clock=lambda: next(clock))
 
 
@@ -230,6 +230,14 @@ def test_shadow_plans_once_on_each_fresh_observation(bundle):
     assert shadow(bundle, FRESH) == 5
     assert shadow(bundle, [FRESH[0]] * 20) == 1, 'the same one again is no second look'
     assert shadow(bundle, []) == 0, 'an inactive plant does not keep a bundle waiting'
+
+
+def test_shadow_plans_as_long_as_the_loop_will_let_it(bundle):
+    done = []
+    for budget_s in (None, 0.0):
+        shadow(bundle, FRESH, budget_s=budget_s,
+               change=lambda plan: (done.append(plan.iterations), plan)[1])
+    assert done == 5 * [bundle.manifest.planner.iterations] + 5 * [0]
 
 
 def test_shadow_refuses_commands_that_are_not_finite(bundle, four_parts):

@@ -112,3 +112,20 @@ def wait(done, what, limit_s=60.0):
     while not done():
         assert time.monotonic() < end, what
         time.sleep(0.02)
+
+
+def test_trials_are_ordinary_processes_whatever_the_controller_was_started_as(bundle):
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        pytest.skip('real-time priorities are not permitted here')
+    try:
+        bench = TrialBench()
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    try:
+        bench.run(bundle.path, bundle.hash)
+        assert os.sched_getscheduler(bench._process.pid) == os.SCHED_OTHER
+        assert os.getpriority(os.PRIO_PROCESS, bench._process.pid) > 0
+    finally:
+        bench.close()
