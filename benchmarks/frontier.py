@@ -18,10 +18,10 @@ get there; it is kept as soon as it is measured, so that an interrupted run goes
     scratch      the same widths, fresh weights, as many updates on the same replay
     scratch x4   with four times the updates
 
-What ours is compared with recovers at the learning rate that the agent was trained with, a third
-of ours. Returns are paired with the dense agent's on common seeds: a hundred for ours, the first
-twenty of them for what it is compared with. With several agents the intervals are Student's t
-over agents (95 %), with one over seeds.
+What ours is compared with recovers at the learning rates of the agent's own training. Returns are
+paired with the dense agent's on common seeds: a hundred for ours, the first twenty of them for
+what it is compared with. With several agents the intervals are Student's t over agents (95 %),
+with one over seeds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from pruning_core.config import LESSONS
 from pruning_core.errors import PruningError
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters
-from pruning_core.scratch import from_scratch
+from pruning_core.scratch import as_in_training, from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, shrink
 from pruning_core.steps import shrink_in_steps
@@ -113,8 +113,7 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
             run.config.pruning, sparsity=removed / 100,
             **{'recovery_updates': updates, **{**WAYS, **PARTS, **SEARCH, **OTHER}.get(way, {})})
         if way not in {*PARTS, *OTHER, OUR_RATE}:
-            settings = dataclasses.replace(
-                settings, recovery_learning_rate=run.config.agent.learning_rate)
+            settings = as_in_training(run, settings)
         if way in SCRATCH or way in SEARCH:
             run = from_scratch(run, choose(run, settings), settings,
                                updates * SCRATCH.get(way, 1))

@@ -358,9 +358,10 @@ class PruningConfig:
     settle: float = 0.0
     # Gradient updates in all, and their largest Adam step size in each recovery: it rises linearly
     # over the share `recovery_warmup` of the updates, so that weights just refitted are not thrown
-    # about while Adam knows no scales, and falls linearly to a hundredth.
+    # about while Adam knows no scales, and falls linearly to `recovery_learning_rate_end` of it.
     recovery_updates: int = 500
     recovery_learning_rate: float = 3e-3
+    recovery_learning_rate_end: float = 0.01
     recovery_warmup: float = 0.1
     # Whether Adam goes on from the moments of training, cut like the weights, or starts afresh.
     carry_optimizer: bool = False
@@ -431,6 +432,8 @@ class PruningConfig:
                  '0 or more')
         _require(self.recovery_learning_rate > 0, 'pruning.recovery_learning_rate',
                  self.recovery_learning_rate, 'above 0')
+        _require(0 < self.recovery_learning_rate_end <= 1, 'pruning.recovery_learning_rate_end',
+                 self.recovery_learning_rate_end, 'above 0, at most 1')
         _require(0 <= self.recovery_warmup < 1, 'pruning.recovery_warmup', self.recovery_warmup,
                  'at least 0, below 1')
         _require(self.gate_seeds >= 1, 'pruning.gate_seeds', self.gate_seeds, '1 or more')

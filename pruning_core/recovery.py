@@ -25,7 +25,6 @@ from pruning_core.replay import Replay
 
 _SUMMARY = 100  # updates between two summaries of the importance in the progress
 _WINDOW = 50  # updates between two looks at the ranks of the units
-_LAST = 0.01  # of the largest learning rate
 
 
 class Recovered(NamedTuple):
@@ -52,7 +51,8 @@ def _weighted(imitation: Imitation, weight: float) -> ExtraLoss:
 def _learning_rate(settings: PruningConfig, done: float, step: float) -> float:
     """Of the next update, by the share of the updates that is done and the share that it is."""
     rise = min(1.0, (done + step) / settings.recovery_warmup) if settings.recovery_warmup else 1.0
-    return settings.recovery_learning_rate * rise * (1 - (1 - _LAST) * done)
+    fall = 1 - (1 - settings.recovery_learning_rate_end) * done
+    return settings.recovery_learning_rate * rise * fall
 
 
 def recover(agent: Agent, replay: Replay, teacher: Teacher | None, settings: PruningConfig, *,

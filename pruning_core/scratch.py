@@ -18,6 +18,13 @@ from pruning_core.recovery import recover
 from pruning_core.shrinking import cut
 
 
+def as_in_training(run: Run, settings: PruningConfig) -> PruningConfig:
+    """Settings whose updates have the learning rates that the agent was trained with."""
+    return dataclasses.replace(settings, recovery_learning_rate=run.config.agent.learning_rate,
+                               recovery_learning_rate_end=run.config.training.learning_rate_end,
+                               recovery_warmup=0.0)
+
+
 def from_scratch(run: Run, plan: Plan, settings: PruningConfig, updates: int,
                  progress: Progress = silent) -> Run:
     """Train an agent of the widths that a plan leaves, by the TD-MPC loss alone.
@@ -25,7 +32,7 @@ def from_scratch(run: Run, plan: Plan, settings: PruningConfig, updates: int,
     Args:
         run: with the dense agent, which is cut in place, and a replay.
         plan: whose widths.
-        settings: learning rate and seed.
+        settings: learning rates and seed.
         updates: gradient updates.
         progress: told after every update.
     """

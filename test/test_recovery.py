@@ -94,11 +94,14 @@ def test_same_seed_same_recovery(make_agent, replay, teacher, task):
 
 @pytest.mark.parametrize(('warmup', 'rise'), [
     (0.0, [1.0] * 10), (0.4, [0.25, 0.5, 0.75, *[1.0] * 7]), (0.05, [1.0] * 10)])
-def test_learning_rate_rises_then_falls_to_a_hundredth(make_agent, replay, teacher, warmup, rise):
+@pytest.mark.parametrize('end', [0.01, 0.2, 1.0])
+def test_learning_rate_rises_and_falls(make_agent, replay, teacher, warmup, rise, end):
     agent, rates = make_agent(), []
     go(agent, replay, teacher, updates=10, recovery_learning_rate=2e-3, recovery_warmup=warmup,
+       recovery_learning_rate_end=end,
        progress=lambda *a: rates.append(agent.policy_optimizer.param_groups[0]['lr']))
-    assert rates == pytest.approx([2e-3 * r * (1 - 0.099 * i) for i, r in enumerate(rise)])
+    fall = [1 - (1 - end) * i / 10 for i in range(10)]
+    assert rates == pytest.approx([2e-3 * r * f for r, f in zip(rise, fall, strict=True)])
 
 
 @pytest.mark.parametrize('task', [0.0, 1.0])

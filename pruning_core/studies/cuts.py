@@ -26,7 +26,7 @@ from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, count_plan_macs
-from pruning_core.scratch import from_scratch
+from pruning_core.scratch import as_in_training, from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, scores_of, shrink
 from pruning_core.stability_gate import closed_loop, plant_of
@@ -191,6 +191,4 @@ def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
     updates = settings.recovery_updates
     if config.way == SCRATCH:
         updates += run.agent.updates
-    settings = dataclasses.replace(
-        settings, recovery_learning_rate=run.config.agent.learning_rate)
-    return from_scratch(run, plan, settings, updates, context.progress)
+    return from_scratch(run, plan, as_in_training(run, settings), updates, context.progress)
