@@ -54,7 +54,8 @@ setup(
     packages=find_packages(
         include=['pruning_core', 'pruning_core.*', 'pruned_controller', 'pruned_controller.*'],
     ),
-    package_data={'pruning_core': ['py.typed', *zoo()], 'pruned_controller': ['py.typed']},
+    package_data={'pruning_core': ['py.typed', *zoo()],
+                  'pruned_controller': ['py.typed', 'fastdds.xml']},
     zip_safe=False,
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import rclpy
@@ -29,6 +30,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from pruning_core.errors import PruningError, explain
 
+_PROFILES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')  # newer, older
+
 
 class Closable(Protocol):
     """A node that ends in good order."""
@@ -37,12 +40,22 @@ class Closable(Protocol):
         """Stop what runs; called while communication still works."""
 
 
+def _choose_transport() -> None:
+    """Set Fast DDS up for a controller, where the environment does not; others do not look.
+
+    Through shared memory a publisher shares locks with its receivers: one of ordinary priority
+    that is kept from running keeps the control loop from running, and one that was killed leaves
+    ports behind on which its successor is found seconds later.
+    """
+    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+    if not any(name in os.environ for name in _PROFILES):
+        for name in _PROFILES:
+            os.environ[name] = str(Path(__file__).with_name('fastdds.xml'))
+
+
 def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads: int = 3) -> int:
     """Make a node, spin it, close it; returns the exit code."""
-    # Through shared memory a publisher shares locks with its receivers: one of ordinary priority
-    # that is kept from running keeps the control loop from running, and one that was killed leaves
-    # ports behind on which its successor is found seconds later.
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+    _choose_transport()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

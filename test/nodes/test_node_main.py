@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import pytest
 import rclpy
@@ -51,3 +52,22 @@ def test_a_prefix_runs_the_node_and_becomes_it(tmp_path, until):
         assert "output 'neither' was asked for" in nodes.log('plant')
     finally:
         nodes.stop()
+
+
+@pytest.mark.parametrize('own', [{}, {'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}])
+def test_nodes_announce_themselves_often_unless_a_profile_is_chosen(own):
+    environment = {k: v for k, v in os.environ.items() if 'PROFILES_FILE' not in k} | own
+    done = subprocess.run(
+        [sys.executable, '-c', LOOK.replace('def make():', 'def make():\n    import os; print(\n'
+         '        *(os.environ.get(f"FAST{k}_DEFAULT_PROFILES_FILE") for k in ("DDS", "RTPS")))')],
+        env=environment, capture_output=True, text=True, check=False)
+    newer, older = done.stdout.splitlines()[0].split()
+    if own:
+        assert (newer, older) == ('None', 'mine.xml')
+        return
+    assert newer == older
+    root = xml.etree.ElementTree.parse(older).getroot()
+    space = {'d': 'http://www.eprosima.com'}
+    assert root.find('d:participant', space).get('is_default_profile') == 'true'
+    assert int(root.find('.//d:initialAnnouncements/d:count', space).text) == 30
+    assert 'XML' not in done.stderr, 'Fast DDS complains of what it cannot read'

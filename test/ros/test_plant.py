@@ -22,14 +22,17 @@ def listen(system, kind, topic):
 def test_it_steps_without_any_command_and_pays_the_plants_own_reward(system):
     observations = listen(system, Float64MultiArray, 'observation')
     system.start('plant', seed=3, max_episode_steps=20)
-    system.until('an episode', lambda: system.observer.record.returns)
+    returns = system.observer.record.returns
+    system.until('two episodes', lambda: len(returns) >= 2)
     env = gymnasium.make('Pendulum-v1', max_episode_steps=20)
+
+    def paid(episode):
+        env.reset(seed=3 + episode)
+        return sum(float(env.step(np.zeros(1, np.float32))[1]) for _ in range(20))
+    # Whoever is found late on a busy machine has missed some of the first ones.
+    found = next(e for e in range(100) if paid(e) == pytest.approx(returns[0], abs=1e-6))
+    assert returns[1] == pytest.approx(paid(found + 1), abs=1e-6)
     first, _ = env.reset(seed=3)
-    total, ended = 0.0, False
-    while not ended:
-        _, reward, terminated, truncated, _ = env.step(np.zeros(1, np.float32))
-        total, ended = total + float(reward), terminated or truncated
-    assert system.observer.record.returns[0] == pytest.approx(total, abs=1e-6)
     assert len(observations[0].data) == len(first) == 3
 
 
