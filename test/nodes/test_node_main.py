@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
+from pathlib import Path
 
 import pytest
 import rclpy
 
+from pruned_controller import node_main
 from pruned_controller.processes import NodeProcesses
 
 LOOK = """
@@ -54,16 +57,22 @@ def test_a_prefix_runs_the_node_and_becomes_it(tmp_path, until):
         nodes.stop()
 
 
-@pytest.mark.parametrize('own', [{}, {'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}])
-def test_nodes_announce_themselves_often_unless_a_profile_is_chosen(own):
-    environment = {k: v for k, v in os.environ.items() if 'PROFILES_FILE' not in k} | own
-    done = subprocess.run(
-        [sys.executable, '-c', LOOK.replace('def make():', 'def make():\n    import os; print(\n'
-         '        *(os.environ.get(f"FAST{k}_DEFAULT_PROFILES_FILE") for k in ("DDS", "RTPS")))')],
-        env=environment, capture_output=True, text=True, check=False)
-    newer, older = done.stdout.splitlines()[0].split()
-    if own:
-        assert (newer, older) == ('None', 'mine.xml')
+@pytest.mark.parametrize('chosen', [False, True])
+def test_nodes_announce_themselves_often_unless_a_profile_is_chosen(chosen, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if 'PROFILES_FILE' not in k}
+    own = tmp_path / 'own.xml'
+    if chosen:
+        shutil.copy(Path(node_main.__file__).with_name('fastdds.xml'), own)
+        environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(own)
+    tells = LOOK.replace('def make():', """def make():
+    import os
+    print('told', *(os.environ.get(f'FAST{k}_DEFAULT_PROFILES_FILE') for k in ('DDS', 'RTPS')))""")
+    done = subprocess.run([sys.executable, '-c', tells], env=environment, capture_output=True,
+                          text=True, check=False)
+    (newer, older), = (line.split()[1:] for line in done.stdout.splitlines()
+                       if line.startswith('told '))
+    if chosen:
+        assert (newer, older) == ('None', str(own))
         return
     assert newer == older
     root = xml.etree.ElementTree.parse(older).getroot()
