@@ -35,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import nn
 
+from pruning_core import config as configuration
 from pruning_core import zoo
 from pruning_core.agent import Agent
 from pruning_core.budgets import Parameters
-from pruning_core.checkpoint import AGENT, load_run, write_atomically, write_json
+from pruning_core.checkpoint import AGENT, CONFIG, load_run, write_atomically, write_json
 from pruning_core.config import LESSONS
 from pruning_core.errors import PruningError
 from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
@@ -56,6 +57,7 @@ from pruning_core.scratch import as_in_training, from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, shrink
 from pruning_core.steps import shrink_in_steps
+from pruning_core.studies.runner import Pool
 
 ROWS = ((50, 0), (80, 0), (95, 300), (98, 1000), (99, 4000))  # % removed, recovery updates
 TARGETS = {'50:0': 2, '80:0': 5, '95:300': 2, '98:1000': 2, '99:4000': 5}  # % of loss
@@ -98,13 +100,13 @@ SEARCH: dict[str, dict] = {'from scratch': {}, OUR_RATE: {},
                            'from scratch, knapsack widths': {'allocation': 'knapsack'}}
 # Adam's moments of training, which the shipped agent did not keep, are carried over in another.
 OTHER: dict[str, dict] = {'ours': {}, 'moments carried over': {'carry_optimizer': True}}
+CONTROLS = {*WAYS, *SCRATCH, *SEARCH} - {'ours', OUR_RATE}  # learning rates as in training
 BUDGET = (64, 2)  # samples x iterations of every planner
 EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
 
 
 def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> dict:
     """One cell: returns on the seeds, planned and of the policy alone."""
-    torch.set_num_threads(1)
     run = load_run(zoo.find(agent))
     dense = count_parameters(run.agent.components)
     began = time.perf_counter()
@@ -112,7 +114,7 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
         settings = dataclasses.replace(
             run.config.pruning, sparsity=removed / 100,
             **{'recovery_updates': updates, **{**WAYS, **PARTS, **SEARCH, **OTHER}.get(way, {})})
-        if way not in {*PARTS, *OTHER, OUR_RATE}:
+        if way in CONTROLS:
             settings = as_in_training(run, settings)
         if way in SCRATCH or way in SEARCH:
             run = from_scratch(run, choose(run, settings), settings,
@@ -220,7 +222,7 @@ def place(folder: Path, agent: str, removed: int, updates: int, way: str) -> Pat
 
 def _targets(agents: list[str]) -> dict[str, int]:
     """What was to be reached, which was settled for the pendulum alone."""
-    plants = {load_run(zoo.find(a)).config.env.id for a in agents}
+    plants = {configuration.load(zoo.find(a) / CONFIG).env.id for a in agents}
     return TARGETS if plants == {'Pendulum-v1'} else {}
 
 
@@ -331,26 +333,11 @@ def parts_table(found: dict) -> str:
     return '\n'.join(lines)
 
 
-def main() -> int:
-    """Measure what is missing, print the table, write result.json and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--agents', nargs='+', help='dense agents of different training seeds, '
-                        'instead of the shipped one and those that are trained')
-    parser.add_argument('--quick', action='store_true', help='two dense agents instead of five')
-    parser.add_argument('--parts', action='store_true',
-                        help='change one thing at a time; of --agents it takes two')
-    parser.add_argument('--out', type=Path, default=Path('runs/frontier'))
-    parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
-    folder: Path = options.out
-    (folder / 'cells').mkdir(parents=True, exist_ok=True)
-    agents = options.agents or dense_agents(2 if options.quick or options.parts else 5, folder)
-    wanted = part_cells(agents) if options.parts \
-        else cells(agents, agents[:1] if options.quick else agents)
-    missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
-    with ProcessPoolExecutor(options.processes) as pool:
-        waiting = {pool.submit(measure, *cell): cell for cell in missing}
+def fill(folder: Path, missing: list[tuple[str, int, int, str, int]], pool: Pool) -> None:
+    """Measure cells side by side, and keep each as soon as it is done."""
+    executor = pool.open()
+    try:
+        waiting = {executor.submit(measure, *cell): cell for cell in missing}
         for done, future in enumerate(as_completed(waiting), 1):
             cell = waiting[future]
             print(f'{done} of {len(missing)}: {" ".join(map(str, cell))}', file=sys.stderr,
@@ -359,6 +346,44 @@ def main() -> int:
                 write_json(place(folder, *cell[:4]), future.result())
             except PruningError as error:  # small agents leave no room for 99 %
                 print(f'left out: {error}', file=sys.stderr, flush=True)
+    finally:
+        pool.end(executor)
+
+
+def main() -> int:
+    """Measure what is missing, print the table, write result.json and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--agents', nargs='+', help='dense agents of different training seeds, '
+                        'instead of the shipped one and those that are trained')
+    parser.add_argument('--quick', action='store_true',
+                        help='two dense agents instead of five, and controls on the first')
+    parser.add_argument('--parts', action='store_true',
+                        help='change one thing at a time; of --agents it takes two')
+    parser.add_argument('--out', type=Path, default=Path('runs/frontier'))
+    parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    if options.parts and options.agents and len(options.agents) != 2:
+        parser.error(f'--parts --agents names {len(options.agents)}; allowed: two, the one that '
+                     'is looked at and one that kept its optimizer')
+    try:
+        pool = Pool(options.processes)
+        for agent in options.agents or ():
+            zoo.find(agent)
+    except PruningError as error:
+        parser.error(str(error))
+    folder: Path = options.out
+    (folder / 'cells').mkdir(parents=True, exist_ok=True)
+    agents = options.agents or dense_agents(2 if options.quick or options.parts else 5, folder)
+    wanted = part_cells(agents) if options.parts \
+        else cells(agents, agents[:1] if options.quick else agents)
+    missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
+    try:
+        fill(folder, missing, pool)
+    except KeyboardInterrupt:
+        print('interrupted; every cell that was done is kept, the same command goes on',
+              file=sys.stderr)
+        return 130
     if options.parts:
         changed = parts(folder, agents)
         write_json(folder / 'parts.json', changed)
