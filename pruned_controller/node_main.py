@@ -24,10 +24,11 @@ from rclpy.exceptions import (
     InvalidParameterValueException,
     ParameterException,
 )
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from pruned_controller.executor import PromptExecutor
 from pruning_core.errors import PruningError, explain
 
 _PROFILES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')  # newer, older
@@ -63,7 +64,7 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None, threads:
     node = None
     try:
         node = make()
-        executor = MultiThreadedExecutor(num_threads=threads)
+        executor = PromptExecutor(threads)
         executor.add_node(node)
         while rclpy.ok() and not stop.is_set():
             # A lifecycle node's cleanup destroys what the executor is just about to serve.
