@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,7 @@ from pruning_core.runtime.swap import (
 from pruning_core.runtime.trial import TrialBench
 
 STATE = 'state.json'
+_HEX = set('0123456789abcdef')
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,11 @@ class BundleDesk:
                         'another bundle', 'to insist, set the parameter bundle to '
                         f'{self._store / hash[:16]} and call ~/reload')
             )
-        return self._offer(unpack(content, self._store, hash, self._key), 'topic')
+        bundle = unpack(content, self._store, hash, self._key)
+        try:
+            return self._offer(bundle, 'topic')
+        finally:
+            self._make_room(bundle.hash)
 
     def _reload(self, folder: str) -> str:
         return self._offer(open_bundle(Path(folder).expanduser(), key=self._key), 'reload')
@@ -180,6 +186,23 @@ class BundleDesk:
         with self._lock:
             self._hand_over(model)
         return f'bundle {bundle.hash[:16]} replaces the running one at the next tick{said}'
+
+    def _make_room(self, newest: str) -> None:
+        """Remove the oldest received bundles, none that acts, may act next or proved itself."""
+        switch = self.switch
+        loaded = (m.hash for m in (switch.active, switch.previous, switch.pending) if m)
+        needed = {hash[:16] for hash in (newest, *loaded, switch.proven, self._state['good'],
+                                         self._state['start'])}
+        kept = self._s['store_keep'] or math.inf
+        try:
+            # Nothing but what `unpack` made has such a name.
+            found = [(f.stat().st_mtime, f) for f in self._store.iterdir()
+                     if len(f.name) == 16 and not set(f.name) - _HEX and f.is_dir()]
+            for place, (_, folder) in enumerate(sorted(found, reverse=True)):
+                if place >= kept and folder.name not in needed:
+                    shutil.rmtree(folder)
+        except OSError as error:
+            self._log.warning(f'{self._store} could not be tidied up: {error}')
 
     def _hand_over(self, model: Model) -> None:
         if self._running():
@@ -235,7 +258,7 @@ class BundleDesk:
             self._log.warning(f'{self._store / STATE} cannot be read ({error}); it is begun anew')
             return empty
         # A name from a file becomes a path only where it is a hash.
-        if len(state['good']) != 64 or set(state['good']) - set('0123456789abcdef'):
+        if len(state['good']) != 64 or set(state['good']) - _HEX:
             state['good'] = ''
         return state
 

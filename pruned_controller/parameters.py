@@ -32,6 +32,8 @@ CONTROLLER = (
               fixed=True),
     Parameter('store', '~/.ros/pruned_controller/bundles', 'Where received bundles are kept',
               fixed=True),
+    Parameter('store_keep', 20, 'How many of them; older ones are removed, but none that may be '
+              'needed. 0: all', 0, 100_000, fixed=True),
     Parameter('input', 'observation', "Where observations come from: 'observation' or "
               "'joint_states'", fixed=True),
     Parameter('joint_map', [''], 'With joint_states: one entry per observation, such as '

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -282,3 +283,31 @@ def test_whoever_comes_after_a_cleanup_is_told_that_it_was_cancelled(open_desk, 
         with pytest.raises(CancelledError):
             future.result()
     assert len(told) == 3
+
+
+def test_the_oldest_received_bundles_make_room_but_none_that_may_be_needed(open_desk, bundles,
+                                                                             tmp_path):
+    desk = open_desk(running=True, store_keep=3)
+    made = [write(tmp_path / 'made', dataclasses.replace(bundles[1].manifest, seeds={'of': n}),
+                  bundles[1].graphs) for n in range(7)]
+    mine = desk._store / 'my own notes'
+    mine.mkdir(parents=True)
+    receive(desk, made[0])
+    proven(desk)
+    os.utime(desk._store / made[0].hash[:16], (1e9, 1e9))
+    for age, one in enumerate(made[1:], 1):
+        receive(desk, one)
+        os.utime(desk._store / one.hash[:16], (1e9 + age, 1e9 + age))
+    receive(desk, made[-1])
+    kept = {f.name for f in desk._store.iterdir() if f.is_dir()}
+    assert kept == {one.hash[:16] for one in (made[0], *made[-3:])} | {mine.name}
+    again = open_desk(resume=True)
+    assert again.switch.active.hash == made[0].hash
+
+
+def test_a_store_may_keep_everything(open_desk, bundles, tmp_path):
+    desk = open_desk(store_keep=0)
+    for n in range(4):
+        manifest = dataclasses.replace(bundles[1].manifest, seeds={'of': n})
+        receive(desk, write(tmp_path / 'made', manifest, bundles[1].graphs))
+    assert len([f for f in desk._store.iterdir() if f.is_dir()]) == 4

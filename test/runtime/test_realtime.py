@@ -113,6 +113,37 @@ def test_a_refusal_is_no_failure(monkeypatch):
     assert made.achieved['lock_memory'].startswith('refused')
 
 
+LOCKING = """
+import threading
+from pruning_core.runtime.realtime import lock_memory
+
+def held(name):
+    with open('/proc/self/status') as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(name))
+
+try:
+    lock_memory()
+except OSError as error:
+    raise SystemExit(f'refused: {error}')
+before, end = held('VmRSS'), threading.Event()
+threads = [threading.Thread(target=end.wait) for _ in range(8)]
+for thread in threads:
+    thread.start()
+print(held('VmLck'), held('VmRSS') - before)
+end.set()
+"""
+
+
+def test_locked_memory_holds_no_page_that_was_never_used():
+    done = subprocess.run([sys.executable, '-c', LOCKING], capture_output=True, text=True,
+                          check=False)
+    if done.stderr.startswith('refused'):
+        pytest.skip(done.stderr)
+    locked, more = map(int, done.stdout.split())  # KiB
+    assert locked > 0
+    assert more < 8 * 1024  # the stacks of these threads have 64 MiB
+
+
 def test_other_threads_are_lifted_and_put_back_or_the_refusal_is_told():
     """A helper that holds the interpreter must not wait for somebody else's work."""
     started, end, ids = threading.Event(), threading.Event(), []
