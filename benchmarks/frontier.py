@@ -3,7 +3,7 @@
 """How much can go, with how much recovery: pruned agents against what else a user could do.
 
     python benchmarks/frontier.py --quick       # two dense agents, the first compared with others
-    python benchmarks/frontier.py               # five
+    python benchmarks/frontier.py               # five, the first two compared with others
     python benchmarks/frontier.py --parts       # what each part of recovery and selection gives
 
 The first dense agent is the one that ships; the others are trained with other seeds, once. Each
@@ -376,7 +376,7 @@ def main() -> int:
     (folder / 'cells').mkdir(parents=True, exist_ok=True)
     agents = options.agents or dense_agents(2 if options.quick or options.parts else 5, folder)
     wanted = part_cells(agents) if options.parts \
-        else cells(agents, agents[:1] if options.quick else agents)
+        else cells(agents, agents[:1 if options.quick else 2])
     missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
     try:
         fill(folder, missing, pool)
