@@ -222,6 +222,9 @@ class TrainingConfig:
     # Episodes between two evaluations on a few seeds for the learning curve; 0 never.
     evaluate_every: int = 5
     evaluate_seeds: int = 4
+    # Whether the finished agent is the one that did best at these evaluations, planned; not the
+    # last one. For plants on which an agent forgets what it could do.
+    keep_best: bool = False
     # Threads for torch; 0 leaves its choice.
     threads: int = 0
     # Episodes between two checkpoints.
@@ -246,6 +249,8 @@ class TrainingConfig:
         _require(self.update_ratio > 0, 'training.update_ratio', self.update_ratio, 'above 0')
         _require(0 < self.learning_rate_end <= 1, 'training.learning_rate_end',
                  self.learning_rate_end, 'above 0, at most 1')
+        _require(self.evaluate_every >= 1 or not self.keep_best, 'training.evaluate_every',
+                 self.evaluate_every, '1 or more with training.keep_best')
         _require(self.checkpoint_every >= 1, 'training.checkpoint_every', self.checkpoint_every,
                  '1 or more')
         _require(self.replay_capacity >= 1, 'training.replay_capacity', self.replay_capacity,

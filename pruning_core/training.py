@@ -10,6 +10,7 @@ run started again with the same command ends with the same weights.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fcntl
 import logging
@@ -103,6 +104,7 @@ class Trainer:
         self.decisions = 0
         self.owed = 0.0  # updates not yet done, carried over between episodes
         self.seconds = 0.0
+        self.best: dict[str, Any] | None = None  # its return, episode and state
         self.resumed_from: Path | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._unlock = weakref.finalize(self, os.close, _locked(folder))
@@ -143,6 +145,7 @@ class Trainer:
                 self.episode += 1
                 if t.evaluate_every and self.episode % t.evaluate_every == 0:
                     record['evaluation'] = self._evaluate()
+                    self._compare(record['evaluation']['planned'])
                 metrics.write(record)
                 if board is not None:
                     board.write(record)
@@ -152,6 +155,8 @@ class Trainer:
                            importance=self.importance.summary())
             if self.recorder is not None:
                 self.recorder.close()
+            if self.best is not None:
+                self._restore_agent(self.best['agent'])
             files.save_run(self.folder, self.config, self.agent, self.importance, self.replay,
                            self.config.training.keep_optimizer)
         finally:
@@ -253,6 +258,13 @@ class Trainer:
         planned = evaluate(self.agent, c.env, seeds, planner).mean
         return {'planned': planned, 'policy': evaluate(self.agent, c.env, seeds, None).mean}
 
+    def _compare(self, planned: float) -> None:
+        """Keep the present agent where none did better; of equals, the one that learned longer."""
+        if self.config.training.keep_best and (
+                self.best is None or planned >= self.best['return']):
+            self.best = {'return': planned, 'episode': self.episode,
+                         'agent': copy.deepcopy(self._agent_state())}
+
     def _checkpoint(self) -> None:
         """Keep the present state; a disk that is full now may have room at the next one."""
         try:
@@ -269,16 +281,20 @@ class Trainer:
                 'period_s': s.period_s, 'observation_scale': list(s.observation_scale),
                 'action_low': list(s.action_low), 'action_high': list(s.action_high)}
 
-    def _state(self) -> dict[str, Any]:
-        replay = {k: torch.from_numpy(np.asarray(v)) for k, v in self.replay.to_arrays().items()}
+    def _agent_state(self) -> dict[str, Any]:
+        """What a finished agent is made of."""
         return {
-            'config': configuration.to_dict(self.config), 'plant': self._plant(),
-            'replay': replay,
             'components': self.agent.components.state_dict(),
             'targets': self.agent.targets.state_dict(),
             'model_optimizer': self.agent.model_optimizer.state_dict(),
             'policy_optimizer': self.agent.policy_optimizer.state_dict(),
-            'updates': self.agent.updates, 'importance': self.importance.state_dict(),
+            'updates': self.agent.updates, 'importance': self.importance.state_dict()}
+
+    def _state(self) -> dict[str, Any]:
+        replay = {k: torch.from_numpy(np.asarray(v)) for k, v in self.replay.to_arrays().items()}
+        return {
+            'config': configuration.to_dict(self.config), 'plant': self._plant(),
+            'replay': replay, **self._agent_state(), 'best': self.best,
             'pressure': self.pressure.state_dict(),
             'recorder': self.recorder.state_dict() if self.recorder is not None else None,
             'generator': self.generator.get_state(), 'rng': self.rng.bit_generator.state,
@@ -350,13 +366,17 @@ class Trainer:
                         'go back to that version of the environment, or give another --out')
             )
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore_agent(self, state: dict[str, Any]) -> None:
         self.agent.components.load_state_dict(state['components'])
         self.agent.targets.load_state_dict(state['targets'])
         self.agent.model_optimizer.load_state_dict(state['model_optimizer'])
         self.agent.policy_optimizer.load_state_dict(state['policy_optimizer'])
         self.agent.updates = state['updates']
         self.importance.load_state_dict(state['importance'])
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._restore_agent(state)
+        self.best = state.get('best')  # not in checkpoints of before there was one
         self.pressure.load_state_dict(state['pressure'])
         self._recorded = state['recorder']
         self.replay = Replay.from_arrays({k: v.numpy() for k, v in state['replay'].items()})

@@ -309,3 +309,51 @@ def test_pressure_reaches_the_weights(tiny, tmp_path, trained):
     history = read_history(folder / HISTORY)
     assert (history.pressure[1:] == 30000).any() and np.isfinite(history.norm).all()
     assert history.updates.tolist() == list(range(2, 25, 2))
+
+
+def of_evaluations(monkeypatch, returns):
+    """Let evaluations say what they are told to; a state of the agent for each."""
+    states, left = [], list(returns)
+
+    def evaluate(trainer):
+        states.append({k: v.clone() for k, v in trainer.agent.components.state_dict().items()})
+        return {'planned': left.pop(0), 'policy': 0.0}
+    monkeypatch.setattr(Trainer, '_evaluate', evaluate)
+    return states
+
+
+def best_of(tiny):
+    return tiny('training.evaluate_every=1', 'training.checkpoint_every=1',
+                'training.keep_best=true')
+
+
+@pytest.mark.parametrize(('returns', 'kept'), [
+    ([1.0, 3.0, 2.0, 2.5], 1), ([1.0, 2.0, 0.0, 2.0], 3), ([1.0, 2.0, 4.0, 3.0], 2)])
+def test_the_best_agent_is_kept_not_the_last(tiny, tmp_path, monkeypatch, returns, kept):
+    states = of_evaluations(monkeypatch, returns)
+    trainer = Trainer(best_of(tiny), tmp_path / 'run')
+    trainer.run()
+    found = load_run(tmp_path / 'run').agent
+    assert all(torch.equal(states[kept][k], v) for k, v in found.components.state_dict().items())
+    assert found.updates == [0, 12, 18, 24][kept]
+    assert not all(torch.equal(states[kept - 1][k], v)
+                   for k, v in found.components.state_dict().items())
+
+
+def test_the_best_agent_outlives_an_interruption(tiny, tmp_path, monkeypatch):
+    states = of_evaluations(monkeypatch, [1.0, 3.0, 2.0, 2.5, 2.0])
+    wait = InterruptAt(24)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(best_of(tiny), tmp_path / 'run', wait).run()
+    assert len(states) == 3  # the best one is before the interruption
+    trainer = Trainer(best_of(tiny), tmp_path / 'run')
+    assert trainer.best is not None
+    assert trainer.best['episode'] == 2
+    trainer.run()
+    found = load_run(tmp_path / 'run').agent
+    assert all(torch.equal(states[1][k], v) for k, v in found.components.state_dict().items())
+
+
+def test_the_best_of_no_evaluations_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r'training\.evaluate_every.*1 or more with'):
+        tiny('training.evaluate_every=0', 'training.keep_best=true')
