@@ -31,11 +31,10 @@ import dataclasses
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +57,7 @@ from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, shrink
 from pruning_core.steps import shrink_in_steps
 from pruning_core.studies.runner import Pool
+from pruning_core.training import Trainer
 
 ROWS = ((50, 0), (80, 0), (95, 300), (98, 1000), (99, 4000))  # % removed, recovery updates
 TARGETS = {'50:0': 2, '80:0': 5, '95:300': 2, '98:1000': 2, '99:4000': 5}  # % of loss
@@ -101,6 +101,8 @@ SEARCH: dict[str, dict] = {'from scratch': {}, OUR_RATE: {},
 # Adam's moments of training, which the shipped agent did not keep, are carried over in another.
 OTHER: dict[str, dict] = {'ours': {}, 'moments carried over': {'carry_optimizer': True}}
 CONTROLS = {*WAYS, *SCRATCH, *SEARCH} - {'ours', OUR_RATE}  # learning rates as in training
+TRAINED = 'dense_'  # folders of agents that are trained here
+CONFIGURED = Path(__file__).parents[1] / 'config' / 'pendulum.yaml'
 BUDGET = (64, 2)  # samples x iterations of every planner
 EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
 
@@ -166,17 +168,21 @@ def torch_pruning_scores(agent: Agent) -> dict[str, np.ndarray]:
 
 
 def dense_agents(count: int, folder: Path) -> list[str]:
-    """The shipped agent, and others by the same command with other seeds; trained once."""
-    agents = ['pendulum_dense']
-    for seed in range(1, count):
-        out = folder / f'dense_{seed}'
-        agents.append(str(out))
-        if not (out / AGENT).is_file():
-            subprocess.run([sys.executable, '-m', 'pruning_core', 'train', '--config',
-                            'config/pendulum.yaml', '--seed', str(seed), '--evaluate', '0',
-                            '--set', 'training.keep_optimizer=true', '--out', str(out)],
-                           check=True)
-    return agents
+    """The shipped agent, and the folders of others by the same command with other seeds."""
+    return ['pendulum_dense', *(str(folder / f'{TRAINED}{seed}') for seed in range(1, count))]
+
+
+def to_train(agents: list[str]) -> list[str]:
+    """Those of them that are not there yet."""
+    return [a for a in agents
+            if Path(a).name.startswith(TRAINED) and not (Path(a) / AGENT).is_file()]
+
+
+def train(folder: str) -> None:
+    """Train a dense agent, or go on with it; the name of its folder has its seed."""
+    seed = int(Path(folder).name.removeprefix(TRAINED))
+    Trainer(configuration.load(CONFIGURED, [
+        f'training.seed={seed}', 'training.keep_optimizer=true']), Path(folder)).run()
 
 
 def cells(agents: list[str], compared: list[str]) -> list[tuple[str, int, int, str, int]]:
@@ -217,7 +223,7 @@ def losses(folder: Path, agents: list[str], removed: int, updates: int, way: str
 
 def place(folder: Path, agent: str, removed: int, updates: int, way: str) -> Path:
     """File of one cell."""
-    return folder / 'cells' / f'{zoo.find(agent).name}_{removed}_{updates}_{way}.json'
+    return folder / 'cells' / f'{Path(agent).name}_{removed}_{updates}_{way}.json'
 
 
 def _targets(agents: list[str]) -> dict[str, int]:
@@ -229,7 +235,7 @@ def _targets(agents: list[str]) -> dict[str, int]:
 def result(folder: Path, agents: list[str]) -> dict:
     """Everything measured so far, as it goes into result.json."""
     ways = [*WAYS, *SCRATCH]
-    found: dict = {'agents': [zoo.find(a).name for a in agents],
+    found: dict = {'agents': [Path(a).name for a in agents],
                    'episodes': {'ours': EPISODES, 'controls': FEWER},
                    'planner': dict(zip(('samples', 'iterations'), BUDGET, strict=True)),
                    'targets_percent': _targets(agents), 'measured_on': {},
@@ -334,18 +340,33 @@ def parts_table(found: dict) -> str:
 
 
 def fill(folder: Path, missing: list[tuple[str, int, int, str, int]], pool: Pool) -> None:
-    """Measure cells side by side, and keep each as soon as it is done."""
+    """Measure cells side by side, and keep each as soon as it is done.
+
+    Agents that are not there are trained beside them; their cells come after.
+    """
+    begun = to_train(list(dict.fromkeys(cell[0] for cell in missing)))
     executor = pool.open()
     try:
-        waiting = {executor.submit(measure, *cell): cell for cell in missing}
-        for done, future in enumerate(as_completed(waiting), 1):
-            cell = waiting[future]
-            print(f'{done} of {len(missing)}: {" ".join(map(str, cell))}', file=sys.stderr,
-                  flush=True)
-            try:
-                write_json(place(folder, *cell[:4]), future.result())
-            except PruningError as error:  # small agents leave no room for 99 %
-                print(f'left out: {error}', file=sys.stderr, flush=True)
+        training = {executor.submit(train, agent): agent for agent in begun}
+        waiting = {executor.submit(measure, *cell): cell for cell in missing
+                   if cell[0] not in begun}
+        done = 0
+        while training or waiting:
+            for future in wait([*training, *waiting], return_when=FIRST_COMPLETED).done:
+                if future in training:
+                    agent = training.pop(future)
+                    future.result()
+                    print(f'trained: {agent}', file=sys.stderr, flush=True)
+                    waiting |= {executor.submit(measure, *cell): cell for cell in missing
+                                if cell[0] == agent}
+                    continue
+                cell, done = waiting.pop(future), done + 1
+                print(f'{done} of {len(missing)}: {" ".join(map(str, cell))}', file=sys.stderr,
+                      flush=True)
+                try:
+                    write_json(place(folder, *cell[:4]), future.result())
+                except PruningError as error:  # small agents leave no room for 99 %
+                    print(f'left out: {error}', file=sys.stderr, flush=True)
     finally:
         pool.end(executor)
 

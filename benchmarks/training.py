@@ -40,10 +40,10 @@ from tqdm import tqdm
 from pruning_core import config as configuration
 from pruning_core.agent import Agent
 from pruning_core.config import AgentConfig, Config, NetworkConfig, PlannerConfig
-from pruning_core.memory import keep_freed_memory
 from pruning_core.networks import Widths, build, initialise
 from pruning_core.planner import SeededNoise, TorchPlanner
 from pruning_core.replay import Batch, Replay
+from pruning_core.runtime.memory import keep_freed_memory
 from pruning_core.training import Trainer
 
 QUICK = Path(__file__).resolve().parent.parent / 'config' / 'pendulum_quick.yaml'

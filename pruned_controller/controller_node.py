@@ -55,6 +55,7 @@ from pruning_core.runtime.fallback import make_fallback
 from pruning_core.runtime.faults import Fault, FaultInjector
 from pruning_core.runtime.joint_map import JointMap
 from pruning_core.runtime.loop import PeriodicLoop, Tick
+from pruning_core.runtime.memory import return_freed_memory
 from pruning_core.runtime.planner import Plan
 from pruning_core.runtime.realtime import RealTime, RealTimeSettings, SlackCollector, cores
 from pruning_core.runtime.supervisor import Decision, Supervisor, SupervisorSettings
@@ -615,6 +616,7 @@ def _facts(active: Model) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the controller."""
+    return_freed_memory()
     return run_node(ControllerNode, arguments, threads=6)
 
 

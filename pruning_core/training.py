@@ -33,11 +33,11 @@ from pruning_core.errors import AgentError, ConfigError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
-from pruning_core.memory import keep_freed_memory
 from pruning_core.networks import Widths
 from pruning_core.planner import SeededNoise
 from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
+from pruning_core.runtime.memory import keep_freed_memory
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.sparsity import SparsityPressure
 from pruning_core.task_loss import Windows, task_loss

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pruning_core.checkpoint import load_run
+from pruning_core import config as configuration
+from pruning_core.checkpoint import CONFIG, load_run
 from pruning_core.networks import count_parameters
 from pruning_core.scratch import from_scratch
 from pruning_core.shrinking import choose
@@ -106,3 +108,30 @@ def test_scores_of_torch_pruning(frontier, trained):
     scores = frontier.torch_pruning_scores(agent)
     assert {n: len(s) for n, s in scores.items()} == {g.name: g.size for g in agent.graph().free}
     assert all(np.isfinite(s).all() and (s > 0).all() for s in scores.values())
+
+
+def test_agents_that_are_missing_are_trained_beside_the_cells_of_the_others(
+        frontier, trained, tiny, tmp_path, monkeypatch):
+    class Threads:
+        def open(self):
+            return ThreadPoolExecutor(2)
+
+        def end(self, executor):
+            executor.shutdown()
+
+    configured = tmp_path / 'tiny.yaml'
+    configuration.dump(tiny(), configured)
+    monkeypatch.setattr(frontier, 'CONFIGURED', configured)
+    (tmp_path / 'cells').mkdir()
+    agents = [str(trained), str(tmp_path / 'dense_3')]
+    assert frontier.to_train(agents) == agents[1:]
+    cells = [(agent, *row, 2) for agent in agents
+             for row in ((0, 0, 'dense'), (50, 0, 'ours'), (99, 1, 'ours'))]
+    frontier.fill(tmp_path, cells, Threads())
+    assert frontier.to_train(agents) == []
+    assert configuration.load(tmp_path / 'dense_3' / CONFIG).training.seed == 3
+    there = {c for c in cells if frontier.place(tmp_path, *c[:4]).is_file()}
+    assert there == {c for c in cells if c[1] != 99}  # such small agents have no room for it
+    found = [json.loads(frontier.place(tmp_path, a, 0, 0, 'dense').read_text())['planned']
+             for a in agents]
+    assert found[0] != found[1]

@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from pruning_core.memory import keep_freed_memory
+from pruning_core.runtime.memory import keep_freed_memory, return_freed_memory
 
 FAULTS = """
 import ctypes, resource, sys
 import numpy as np
-from pruning_core.memory import keep_freed_memory
+from pruning_core.runtime.memory import keep_freed_memory
 if sys.argv[1] == 'keep':
     assert keep_freed_memory()
 def use():
@@ -37,6 +37,34 @@ def test_blocks_are_not_fetched_page_by_page_again():
     assert faults['keep'] < faults['leave'] or faults['leave'] < 200
 
 
+HOLES = """
+import sys
+from pruning_core.runtime.memory import return_freed_memory
+if sys.argv[1] == 'return':
+    assert return_freed_memory()
+
+def held():
+    with open('/proc/self/statm') as file:
+        return 4 * int(file.read().split()[1])
+
+bytearray(30 << 20)  # freed at once: from now on glibc keeps smaller blocks than that
+before = held()
+blocks = [bytearray(b'x' * (1 << 20)) for _ in range(64)]
+small = [bytearray(b'x' * 1000) for _ in range(100)]  # above them
+del blocks
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='not glibc')
+def test_large_blocks_are_given_back_where_small_ones_lie_above_them():
+    kept = {how: int(subprocess.run([sys.executable, '-c', HOLES, how], text=True, check=True,
+                                    capture_output=True).stdout) for how in ('leave', 'return')}
+    assert kept['return'] < 4_000  # KiB, of 64 MiB
+    assert kept['return'] < kept['leave']
+
+
 def test_other_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, 'CDLL', lambda name: object())
     assert not keep_freed_memory()
+    assert not return_freed_memory()
