@@ -217,7 +217,7 @@ class Soak:
         pid = self.nodes.pid('controller')
         before, began, stolen = self.report(), time.monotonic(), steal_s()
         del seen.latency[:]
-        every = seconds / max(4, round(HOUR['swaps'] * self.part))
+        every = seconds / (1 + max(4, round(HOUR['swaps'] * self.part)))
         next_swap, next_sample, next_word = began + every, began, began
         memory: list[tuple[float, float]] = []
         swapped_ticks = swapped_misses = good = bad = 0
