@@ -34,6 +34,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
@@ -59,7 +60,8 @@ from pruning_core.steps import shrink_in_steps
 from pruning_core.studies.runner import Pool
 from pruning_core.training import Trainer
 
-ROWS = ((50, 0), (80, 0), (95, 300), (98, 1000), (99, 4000))  # % removed, recovery updates
+Rows = Sequence[tuple[int, int]]
+ROWS: Rows = ((50, 0), (80, 0), (95, 300), (98, 1000), (99, 4000))  # % removed, recovery updates
 TARGETS = {'50:0': 2, '80:0': 5, '95:300': 2, '98:1000': 2, '99:4000': 5}  # % of loss
 _PLAIN: dict = {'members': 'score', 'compensation': 0.0, 'distillation': 0.0, 'recovery_task': 1.0}
 WAYS: dict[str, dict] = {
@@ -185,13 +187,14 @@ def train(folder: str) -> None:
         f'training.seed={seed}', 'training.keep_optimizer=true']), Path(folder)).run()
 
 
-def cells(agents: list[str], compared: list[str]) -> list[tuple[str, int, int, str, int]]:
+def cells(agents: list[str], compared: list[str], rows: Rows = ROWS
+          ) -> list[tuple[str, int, int, str, int]]:
     """What is to be measured: the dense agents, ours, then the controls on those `compared`."""
     wanted = [(a, 0, 0, 'dense', EPISODES) for a in agents]
     for a in agents:
-        wanted += [(a, *row, 'ours', EPISODES) for row in reversed(ROWS)]
+        wanted += [(a, *row, 'ours', EPISODES) for row in reversed(rows)]
     for a in compared:
-        for removed, updates in reversed(ROWS):
+        for removed, updates in reversed(rows):
             wanted += [(a, removed, updates, way, FEWER) for way in WAYS if way != 'ours']
             wanted += [(a, removed, updates, way, FEWER) for way in SCRATCH if updates]
     return wanted
@@ -232,7 +235,7 @@ def _targets(agents: list[str]) -> dict[str, int]:
     return TARGETS if plants == {'Pendulum-v1'} else {}
 
 
-def result(folder: Path, agents: list[str]) -> dict:
+def result(folder: Path, agents: list[str], rows: Rows = ROWS) -> dict:
     """Everything measured so far, as it goes into result.json."""
     ways = [*WAYS, *SCRATCH]
     found: dict = {'agents': [Path(a).name for a in agents],
@@ -243,7 +246,7 @@ def result(folder: Path, agents: list[str]) -> dict:
                    'policy_loss_percent': {}, 'policy_interval_percent': {},
                    'controls': {w: {'loss_percent': {}, 'policy_loss_percent': {}}
                                 for w in ways if w != 'ours'}}
-    for removed, updates in ROWS:
+    for removed, updates in rows:
         key = f'{removed}:{updates}'
         found['measured_on'][key] = {  # dense agents
             way: n for way in ways if (n := sum(
@@ -267,8 +270,8 @@ def table(found: dict) -> str:
     lines = [f'loss of return against dense, %: planned / policy alone; {len(found["agents"])} '
              f'dense agents, {EPISODES} common seeds ({FEWER} for controls)',
              f'{"removed":>8} {"updates":>8} {"target":>7} ' + ' '.join(f'{w:>15}' for w in ways)]
-    for removed, updates in ROWS:
-        key = f'{removed}:{updates}'
+    for key in found['measured_on']:
+        removed, updates = key.split(':')
         shown = []
         for way in ways:
             part = found if way == 'ours' else found['controls'][way]
@@ -284,16 +287,18 @@ def draw(found: dict, path: Path) -> None:
     """Loss against sparsity, one line a way; ours with its interval."""
     figure = Figure(figsize=(7.2, 3.8), layout='constrained')
     axes = figure.subplots()
-    labels = [f'{r} %\n{u} updates' for r, u in ROWS]
+    keys = list(found['measured_on'])
+    labels = ['{} %\n{} updates'.format(*key.split(':')) for key in keys]
     for way in ('ours', *found['controls']):
         part = found if way == 'ours' else found['controls'][way]
-        points = [(i, part['loss_percent'][k]) for i, k in enumerate(TARGETS)
+        points = [(i, part['loss_percent'][k]) for i, k in enumerate(keys)
                   if k in part['loss_percent']]
         if points:
             axes.plot(*zip(*points, strict=True), 'o-', ms=4, label=way,
                       lw=2 if way == 'ours' else 1, zorder=3 if way == 'ours' else 2)
     if found['targets_percent']:
-        axes.plot(range(len(TARGETS)), list(TARGETS.values()), 'k_', ms=18, label='target')
+        targets = [found['targets_percent'].get(k, np.nan) for k in keys]
+        axes.plot(range(len(keys)), targets, 'k_', ms=18, label='target')
     axes.set_yscale('symlog', linthresh=10)
     axes.set_xticks(range(len(labels)), labels)
     axes.set(xlabel='parameters removed', ylabel='loss of planned return, %',
@@ -371,6 +376,16 @@ def fill(folder: Path, missing: list[tuple[str, int, int, str, int]], pool: Pool
         pool.end(executor)
 
 
+def row(text: str) -> tuple[int, int]:
+    """A row as the command line has it."""
+    removed, _, updates = text.partition(':')
+    if not (removed.isdecimal() and updates.isdecimal() and 0 < int(removed) < 100):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' was asked for; allowed: the percentage to remove, 1 to 99, and the updates "
+            'of recovery, such as 80:1000')
+    return int(removed), int(updates)
+
+
 def main() -> int:
     """Measure what is missing, print the table, write result.json and the picture."""
     parser = argparse.ArgumentParser(description=__doc__,
@@ -381,6 +396,8 @@ def main() -> int:
                         help='two dense agents instead of five, and controls on the first')
     parser.add_argument('--parts', action='store_true',
                         help='change one thing at a time; of --agents it takes two')
+    parser.add_argument('--rows', nargs='+', type=row, default=ROWS, metavar='REMOVED:UPDATES',
+                        help='other rows than those of the table, such as 80:1000')
     parser.add_argument('--out', type=Path, default=Path('runs/frontier'))
     parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -397,7 +414,7 @@ def main() -> int:
     (folder / 'cells').mkdir(parents=True, exist_ok=True)
     agents = options.agents or dense_agents(2 if options.quick or options.parts else 5, folder)
     wanted = part_cells(agents) if options.parts \
-        else cells(agents, agents[:1 if options.quick else 2])
+        else cells(agents, agents[:1 if options.quick else 2], options.rows)
     missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
     try:
         fill(folder, missing, pool)
@@ -410,7 +427,7 @@ def main() -> int:
         write_json(folder / 'parts.json', changed)
         print(f'{parts_table(changed)}\nresult   {folder / "parts.json"}')
         return 0
-    found = result(folder, agents)
+    found = result(folder, agents, options.rows)
     write_json(folder / 'result.json', found)
     draw(found, folder / 'frontier.svg')
     print(table(found))
