@@ -20,8 +20,8 @@ get there; it is kept as soon as it is measured, so that an interrupted run goes
 
 What ours is compared with recovers at the learning rates of the agent's own training. Returns are
 paired with the dense agent's on common seeds: a hundred for ours, the first twenty of them for
-what it is compared with. With several agents the intervals are Student's t over agents (95 %),
-with one over seeds.
+what it is compared with (40 and 10 with --quick). With several agents the intervals are Student's
+t over agents (95 %), with one over seeds.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ TRAINED = 'dense_'  # folders of agents that are trained here
 CONFIGURED = Path(__file__).parents[1] / 'config' / 'pendulum.yaml'
 BUDGET = (64, 2)  # samples x iterations of every planner
 EPISODES, FEWER = 100, 20  # common seeds: of ours and the dense agent, and of the controls
+QUICK = (40, 10)  # the same
 
 
 def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> dict:
@@ -187,16 +188,17 @@ def train(folder: str) -> None:
         f'training.seed={seed}', 'training.keep_optimizer=true']), Path(folder)).run()
 
 
-def cells(agents: list[str], compared: list[str], rows: Rows = ROWS
-          ) -> list[tuple[str, int, int, str, int]]:
+def cells(agents: list[str], compared: list[str], rows: Rows = ROWS,
+          seeds: tuple[int, int] = (EPISODES, FEWER)) -> list[tuple[str, int, int, str, int]]:
     """What is to be measured: the dense agents, ours, then the controls on those `compared`."""
-    wanted = [(a, 0, 0, 'dense', EPISODES) for a in agents]
+    many, fewer = seeds
+    wanted = [(a, 0, 0, 'dense', many) for a in agents]
     for a in agents:
-        wanted += [(a, *row, 'ours', EPISODES) for row in reversed(rows)]
+        wanted += [(a, *row, 'ours', many) for row in reversed(rows)]
     for a in compared:
         for removed, updates in reversed(rows):
-            wanted += [(a, removed, updates, way, FEWER) for way in WAYS if way != 'ours']
-            wanted += [(a, removed, updates, way, FEWER) for way in SCRATCH if updates]
+            wanted += [(a, removed, updates, way, fewer) for way in WAYS if way != 'ours']
+            wanted += [(a, removed, updates, way, fewer) for way in SCRATCH if updates]
     return wanted
 
 
@@ -225,8 +227,8 @@ def losses(folder: Path, agents: list[str], removed: int, updates: int, way: str
 
 
 def place(folder: Path, agent: str, removed: int, updates: int, way: str) -> Path:
-    """File of one cell."""
-    return folder / 'cells' / f'{Path(agent).name}_{removed}_{updates}_{way}.json'
+    """File of one cell in the folder of cells."""
+    return folder / f'{Path(agent).name}_{removed}_{updates}_{way}.json'
 
 
 def _targets(agents: list[str]) -> dict[str, int]:
@@ -235,11 +237,12 @@ def _targets(agents: list[str]) -> dict[str, int]:
     return TARGETS if plants == {'Pendulum-v1'} else {}
 
 
-def result(folder: Path, agents: list[str], rows: Rows = ROWS) -> dict:
+def result(folder: Path, agents: list[str], rows: Rows = ROWS,
+           seeds: tuple[int, int] = (EPISODES, FEWER)) -> dict:
     """Everything measured so far, as it goes into result.json."""
     ways = [*WAYS, *SCRATCH]
     found: dict = {'agents': [Path(a).name for a in agents],
-                   'episodes': {'ours': EPISODES, 'controls': FEWER},
+                   'episodes': dict(zip(('ours', 'controls'), seeds, strict=True)),
                    'planner': dict(zip(('samples', 'iterations'), BUDGET, strict=True)),
                    'targets_percent': _targets(agents), 'measured_on': {},
                    'loss_percent': {}, 'interval_percent': {},
@@ -268,7 +271,8 @@ def table(found: dict) -> str:
     """Loss in percent, planned / policy alone."""
     ways = ['ours', *found['controls']]
     lines = [f'loss of return against dense, %: planned / policy alone; {len(found["agents"])} '
-             f'dense agents, {EPISODES} common seeds ({FEWER} for controls)',
+             f'dense agents, {found["episodes"]["ours"]} common seeds '
+             f'({found["episodes"]["controls"]} for controls)',
              f'{"removed":>8} {"updates":>8} {"target":>7} ' + ' '.join(f'{w:>15}' for w in ways)]
     for key in found['measured_on']:
         removed, updates = key.split(':')
@@ -393,7 +397,8 @@ def main() -> int:
     parser.add_argument('--agents', nargs='+', help='dense agents of different training seeds, '
                         'instead of the shipped one and those that are trained')
     parser.add_argument('--quick', action='store_true',
-                        help='two dense agents instead of five, and controls on the first')
+                        help='two dense agents instead of five, the first compared with others, '
+                        'and {} and {} seeds'.format(*QUICK))
     parser.add_argument('--parts', action='store_true',
                         help='change one thing at a time; of --agents it takes two')
     parser.add_argument('--rows', nargs='+', type=row, default=ROWS, metavar='REMOVED:UPDATES',
@@ -411,23 +416,25 @@ def main() -> int:
     except PruningError as error:
         parser.error(str(error))
     folder: Path = options.out
-    (folder / 'cells').mkdir(parents=True, exist_ok=True)
+    kept = folder / ('cells_quick' if options.quick else 'cells')
+    kept.mkdir(parents=True, exist_ok=True)
+    seeds = QUICK if options.quick else (EPISODES, FEWER)
     agents = options.agents or dense_agents(2 if options.quick or options.parts else 5, folder)
     wanted = part_cells(agents) if options.parts \
-        else cells(agents, agents[:1 if options.quick else 2], options.rows)
-    missing = [c for c in wanted if not place(folder, *c[:4]).is_file()]
+        else cells(agents, agents[:1 if options.quick else 2], options.rows, seeds)
+    missing = [c for c in wanted if not place(kept, *c[:4]).is_file()]
     try:
-        fill(folder, missing, pool)
+        fill(kept, missing, pool)
     except KeyboardInterrupt:
         print('interrupted; every cell that was done is kept, the same command goes on',
               file=sys.stderr)
         return 130
     if options.parts:
-        changed = parts(folder, agents)
+        changed = parts(kept, agents)
         write_json(folder / 'parts.json', changed)
         print(f'{parts_table(changed)}\nresult   {folder / "parts.json"}')
         return 0
-    found = result(folder, agents, options.rows)
+    found = result(kept, agents, options.rows, seeds)
     write_json(folder / 'result.json', found)
     draw(found, folder / 'frontier.svg')
     print(table(found))
