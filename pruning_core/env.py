@@ -8,8 +8,11 @@ The agent sees observations divided by their largest value where the space is bo
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import importlib
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +26,7 @@ from pruning_core.config import EnvConfig
 from pruning_core.errors import EnvError, explain
 
 Array = npt.NDArray[np.float32]
+_LOG = logging.getLogger(__name__)
 
 # Names and units of the observations and actions of environments that state them in their
 # documentation; MuJoCo's motors have gears, so that their commands are no newtons. An environment
@@ -102,6 +106,7 @@ def make_raw(id: str, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
             if max_episode_steps:
                 env = gymnasium.wrappers.TimeLimit(env, max_episode_steps)
             return env
+        _hear_each_warning_once(id)
         return gymnasium.make(id, **limit)  # type: ignore[arg-type]
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError, AttributeError) as error:
         near = difflib.get_close_matches(id, list(gymnasium.registry), n=1, cutoff=0.4)
@@ -116,6 +121,20 @@ def make_raw(id: str, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
             explain(f"environment '{id}' was asked for", f'it cannot be made ({error})',
                     'an environment whose own libraries are installed', 'install what it names')
         ) from error
+
+
+def _hear_each_warning_once(id: str) -> None:
+    """Let MuJoCo log what it says, and once: it says the same of each environment that is made."""
+    spec = gymnasium.registry.get(id)
+    if spec is None or not str(spec.entry_point).startswith('gymnasium.envs.mujoco'):
+        return
+    with contextlib.suppress(ImportError, AttributeError):  # `make` says what is missing
+        importlib.import_module('mujoco').set_mju_user_warning(_warn_once)
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    _LOG.warning('MuJoCo: %s', text)
 
 
 def _box(space: gymnasium.Space[Any], what: str, id: str) -> Box:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 import types
 
@@ -161,3 +162,18 @@ def test_numbers_that_are_not_finite_stop_the_run(plants, broken, four_parts):
     with pytest.raises(EnvError) as error:
         env.step([0.0])
     four_parts(error, 'nan' if broken == 'observation' else 'inf')
+
+
+TWICE = """
+from pruning_core.env import make_raw
+for _ in range(3):
+    make_raw('HalfCheetah-v5').close()
+"""
+
+
+def test_mujoco_says_a_thing_once_however_many_environments_are_made():
+    pytest.importorskip('mujoco', reason='the extra [mujoco] is not installed')
+    done = subprocess.run([sys.executable, '-c', TWICE], capture_output=True, text=True,
+                          check=True)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert len(said) == len(set(said))
