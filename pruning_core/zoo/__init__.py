@@ -24,6 +24,9 @@ PRUNED: dict[str, tuple[str, ...]] = {
     f'pendulum_{share}': ('prune', '--agent', 'pendulum_dense', '--sparsity', f'{share / 100:g}',
                           '--set', 'pruning.gate_latency_share=0')
     for share in (30, 50, 70, 90, 95)}
+PRUNED['half_cheetah_95'] = ('prune', '--agent', 'half_cheetah', '--sparsity', '0.95',
+                             '--set', 'pruning.recovery_updates=4000',
+                             '--set', 'pruning.gate_latency_share=0')
 
 
 def names() -> tuple[str, ...]:
