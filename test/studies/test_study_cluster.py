@@ -40,7 +40,11 @@ def test_nothing_is_lost_and_nothing_done_twice(cluster, tmp_path):
             for trial in trials:
                 path = tmp_path / trial.name / 'attempts.jsonl'
                 if path.is_file() and not (tmp_path / trial.name / 'result.json').is_file():
-                    killed.append((trial.name, json.loads(path.read_text())['pid']))
+                    try:
+                        pid = json.loads(path.read_text())['pid']
+                    except ValueError:
+                        continue  # not yet written to its end
+                    killed.append((trial.name, pid))
                     os.kill(killed[0][1], signal.SIGKILL)
                     return
             time.sleep(0.01)
