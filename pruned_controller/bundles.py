@@ -262,7 +262,14 @@ class BundleDesk:
             state['good'] = ''
         return state
 
-    def save_state(self) -> None:
+    def tidy_up(self) -> None:
+        """Close models that are needed no more, and write down what proved itself and what not."""
+        retired = self.switch.retired
+        while retired:  # one at a time: each holds the interpreter while it is closed
+            retired.popleft()
+        self._save_state()
+
+    def _save_state(self) -> None:
         """Write down what proved itself and what did not, where that changed."""
         proven = self.switch.proven
         stored = proven == self._state['start'] or (self._store / proven[:16]).is_dir()

@@ -565,7 +565,7 @@ class ControllerNode(LifecycleNode):
         desk, decision = self._desk, self._decision
         if desk is None:
             return
-        desk.save_state()
+        desk.tidy_up()
         active = desk.switch.active
         mode = (decision.mode.value + (f': {decision.reason}' if decision.reason else '')
                 if decision and self._loop else 'inactive')

@@ -222,6 +222,8 @@ class ModelSwitch:
         previous: what `rolled_back` goes back to, while it is kept.
         quarantined: why models were changed back, by hash; they are not offered again by a topic.
         proven: hash of the last model that came through its probation, or that began.
+        retired: models that are needed no more; closing one takes milliseconds that no tick has,
+            so that somebody else has to clear this.
     """
 
     def __init__(self, first: Model, settings: ProbationSettings) -> None:
@@ -231,6 +233,7 @@ class ModelSwitch:
         self._offered: deque[Model] = deque(maxlen=1)  # its operations are atomic
         self.quarantined: dict[str, str] = {}
         self.proven = first.hash
+        self.retired: deque[Model | None] = deque()
         self._recent: deque[int] = deque(maxlen=max(1, settings.window_ticks))
         self._failures = 0
         self._share = math.nan
@@ -258,13 +261,17 @@ class ModelSwitch:
     def use(self, other: Model) -> None:
         """Change the model now; another size of plan is not what a rollback goes back from."""
         if other.hash == self.active.hash:
+            self.retired.append(self.active)
             self.active = other
             return
         if not self._left:  # else the one before it is what proved itself, and stays the measure
             before = self._failures / len(self._recent) if self._recent else 0.0
             self._allowed = (before + self._settings.max_worse) * self._settings.window_ticks
             self._share_before = self._share
+            self.retired.append(self.previous)
             self.previous = self.active
+        else:
+            self.retired.append(self.active)
         self.active = other
         self._left = self._settings.window_ticks if other.watched else 0
         self._forget()
@@ -306,6 +313,7 @@ class ModelSwitch:
             del self.quarantined[next(iter(self.quarantined))]
         self.quarantined[bad.hash] = why
         assert self.previous is not None
+        self.retired.append(bad)
         self.active, self.previous = self.previous, None
         self.active.planner.reset()
         self.active.monitor.reset()

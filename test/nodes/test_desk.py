@@ -58,7 +58,7 @@ def proven(desk):
     model = desk.switch.take()
     for _ in range(5):
         assert desk.switch.judge(False, 1.0) == ''
-    desk.save_state()
+    desk.tidy_up()
     return model
 
 
@@ -114,7 +114,7 @@ def test_what_was_still_on_probation_is_not_taken_up_again(open_desk, bundles):
     receive(desk, bundles[1])
     desk.switch.take()
     desk.switch.judge(False, 1.0)
-    desk.save_state()
+    desk.tidy_up()
     assert open_desk(resume=True).switch.active.hash == bundles[0].hash
 
 
@@ -162,7 +162,7 @@ def test_quarantine_holds_across_restarts_until_a_person_insists(open_desk, bund
     desk.switch.take()
     while not desk.switch.judge(True, float('nan')):
         pass
-    desk.save_state()
+    desk.tidy_up()
     again = open_desk(running=True)
     with pytest.raises(BundleError) as caught:
         receive(again, bundles[1])
@@ -189,13 +189,13 @@ def test_a_store_that_cannot_be_written_is_told_and_nothing_else_happens(open_de
                                                                          bundles):
     (tmp_path / 'store').write_text('a file')
     desk = open_desk(running=True)
-    desk.save_state()
+    desk.tidy_up()
     assert any(k == 'error' and 'state.json' in t for k, t in desk.said)
     with pytest.raises(OSError):
         receive(desk, bundles[1])
     assert desk.switch.pending is None
     said = len(desk.said)
-    desk.save_state()
+    desk.tidy_up()
     assert len(desk.said) == said, 'once is enough'
 
 

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -141,6 +143,30 @@ def test_another_size_of_the_same_bundle_is_no_rollback_and_no_probation():
     switch.take()
     assert switch.previous is None
     assert not switch.on_probation
+
+
+@given(st.lists(st.sampled_from(['other', 'same', 'bad', 'tick', 'back']), max_size=30))
+def test_no_model_is_closed_in_a_tick(events):
+    """Closing the sessions of one takes milliseconds; whoever clears `retired` has them."""
+    names = iter('bcdefghijklmnopqrstuvwxyzABCDEFGHIJ')
+    switch = ModelSwitch(model('a'), ProbationSettings(3, 0.0, 1.0))
+    planners = [weakref.ref(switch.active.planner)]
+    for event in events:
+        if event in ('other', 'same'):
+            made = model(next(names) if event == 'other' else switch.active.hash[0])
+            planners.append(weakref.ref(made.planner))
+            switch.offer(made)
+            del made
+            switch.take()
+        elif event == 'back' and switch.previous is not None:
+            switch.offer(replace(switch.previous, origin='rollback', watched=False))
+            switch.take()
+        else:
+            switch.judge(event == 'bad', math.nan)
+    assert all(planner() is not None for planner in planners)
+    switch.retired.clear()
+    alive = {id(p()) for p in planners if p() is not None}
+    assert alive == {id(m.planner) for m in (switch.active, switch.previous) if m}
 
 
 def test_without_a_window_nothing_is_ever_changed_back():
