@@ -3,9 +3,9 @@
 """rclpy's executor with threads, made to wait for the thread that it hands a callback to.
 
 rclpy 7 (Jazzy) looks for work again as soon as a callback was handed over. Until a thread has
-begun it, the callback counts as work that nobody does, and is handed over again, a thousand times
-and more: a busy loop, which lets go of the interpreter so briefly and so often that no other thread
-gets hold of it, neither the one that should begin nor a control loop of any priority
+begun it, the callback counts as work that nobody does, and is handed over again, a thousand
+times and more: a busy loop, which lets go of the interpreter so briefly and so often that no other
+thread gets hold of it, neither the one that should begin nor a control loop of any priority
 (`benchmarks/executor.py`).
 """
 
