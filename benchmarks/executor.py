@@ -101,7 +101,6 @@ def main() -> int:
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--interval', type=float, default=1e-3,
                    help="Python's switch interval, s; the controller sets 0.0001")
-    p.add_argument('--busy', type=int, default=0, help='processes that load the cores meanwhile')
     p.add_argument('--send', action='store_true', help=argparse.SUPPRESS)
     p.add_argument('--measure', choices=KINDS, help=argparse.SUPPRESS)
     options = p.parse_args()
@@ -117,22 +116,15 @@ def main() -> int:
     if subprocess.run([*first, 'true'], stderr=subprocess.DEVNULL, check=False).returncode:
         first = ()
         print('real-time priorities are refused here: an ordinary process', file=sys.stderr)
-    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-            for _ in range(options.busy)]
-    try:
-        print(f'{"":8s}{"latest":>12s}{"over 1 ms":>14s}{"one callback":>16s}')
-        for kind in KINDS * options.rounds:
-            done = subprocess.run([*first, sys.executable, __file__, '--measure', kind,
-                                   '--interval', str(options.interval)],
-                                  stdout=subprocess.PIPE, text=True, check=True)
-            found = json.loads(done.stdout)
-            print(f'{kind:8s}{1e3 * found["latest_s"]:9.1f} ms'
-                  f'{found["over_a_period"]:7d}/{found["ticks"]}'
-                  f'{found["handed_over"]:10d} times', flush=True)
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+    print(f'{"":8s}{"latest":>12s}{"over 1 ms":>14s}{"one callback":>16s}')
+    for kind in KINDS * options.rounds:
+        done = subprocess.run([*first, sys.executable, __file__, '--measure', kind,
+                               '--interval', str(options.interval)],
+                              stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout)
+        print(f'{kind:8s}{1e3 * found["latest_s"]:9.1f} ms'
+              f'{found["over_a_period"]:7d}/{found["ticks"]}'
+              f'{found["handed_over"]:10d} times', flush=True)
     return 0
 
 

@@ -176,9 +176,8 @@ def dense_agents(count: int, folder: Path) -> list[str]:
 
 
 def to_train(agents: list[str]) -> list[str]:
-    """Those of them that are not there yet."""
-    return [a for a in agents
-            if Path(a).name.startswith(TRAINED) and not (Path(a) / AGENT).is_file()]
+    """Those of `dense_agents` that are not there yet."""
+    return [a for a in agents[1:] if not (Path(a) / AGENT).is_file()]
 
 
 def train(folder: str) -> None:
@@ -348,17 +347,17 @@ def parts_table(found: dict) -> str:
     return '\n'.join(lines)
 
 
-def fill(folder: Path, missing: list[tuple[str, int, int, str, int]], pool: Pool) -> None:
+def fill(folder: Path, missing: list[tuple[str, int, int, str, int]], pool: Pool,
+         untrained: Sequence[str] = ()) -> None:
     """Measure cells side by side, and keep each as soon as it is done.
 
-    Agents that are not there are trained beside them; their cells come after.
+    The `untrained` agents are trained beside them; their cells come after.
     """
-    begun = to_train(list(dict.fromkeys(cell[0] for cell in missing)))
     executor = pool.open()
     try:
-        training = {executor.submit(train, agent): agent for agent in begun}
+        training = {executor.submit(train, agent): agent for agent in untrained}
         waiting = {executor.submit(measure, *cell): cell for cell in missing
-                   if cell[0] not in begun}
+                   if cell[0] not in untrained}
         done = 0
         while training or waiting:
             for future in wait([*training, *waiting], return_when=FIRST_COMPLETED).done:
@@ -424,7 +423,9 @@ def main() -> int:
         else cells(agents, agents[:1 if options.quick else 2], options.rows, seeds)
     missing = [c for c in wanted if not place(kept, *c[:4]).is_file()]
     try:
-        fill(kept, missing, pool)
+        fill(kept, missing, pool, () if options.agents else to_train(agents))
+    except PruningError as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         print('interrupted; every cell that was done is kept, the same command goes on',
               file=sys.stderr)

@@ -39,7 +39,6 @@ def two_agents(trained, tmp_path, frontier):
             if file.is_file():
                 (tmp_path / name / file.name).write_bytes(file.read_bytes())
         agents.append(str(tmp_path / name))
-    (tmp_path / 'cells').mkdir()
 
     def put(agent, removed, updates, way, planned, policy=None):
         frontier.place(tmp_path, agent, removed, updates, way).write_text(json.dumps(
@@ -122,12 +121,11 @@ def test_agents_that_are_missing_are_trained_beside_the_cells_of_the_others(
     configured = tmp_path / 'tiny.yaml'
     configuration.dump(tiny(), configured)
     monkeypatch.setattr(frontier, 'CONFIGURED', configured)
-    (tmp_path / 'cells').mkdir()
     agents = [str(trained), str(tmp_path / 'dense_3')]
     assert frontier.to_train(agents) == agents[1:]
     cells = [(agent, *row, 2) for agent in agents
              for row in ((0, 0, 'dense'), (50, 0, 'ours'), (99, 1, 'ours'))]
-    frontier.fill(tmp_path, cells, Threads())
+    frontier.fill(tmp_path, cells, Threads(), agents[1:])
     assert frontier.to_train(agents) == []
     assert configuration.load(tmp_path / 'dense_3' / CONFIG).training.seed == 3
     there = {c for c in cells if frontier.place(tmp_path, *c[:4]).is_file()}

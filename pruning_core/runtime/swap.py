@@ -233,7 +233,7 @@ class ModelSwitch:
         self._offered: deque[Model] = deque(maxlen=1)  # its operations are atomic
         self.quarantined: dict[str, str] = {}
         self.proven = first.hash
-        self.retired: deque[Model | None] = deque()
+        self.retired: deque[Model] = deque()
         self._recent: deque[int] = deque(maxlen=max(1, settings.window_ticks))
         self._failures = 0
         self._share = math.nan
@@ -261,18 +261,15 @@ class ModelSwitch:
     def use(self, other: Model) -> None:
         """Change the model now; another size of plan is not what a rollback goes back from."""
         if other.hash == self.active.hash:
-            self.retired.append(self.active)
-            self.active = other
+            self._keep(other, self.previous)
             return
+        before_it = self.previous
         if not self._left:  # else the one before it is what proved itself, and stays the measure
             before = self._failures / len(self._recent) if self._recent else 0.0
             self._allowed = (before + self._settings.max_worse) * self._settings.window_ticks
             self._share_before = self._share
-            self.retired.append(self.previous)
-            self.previous = self.active
-        else:
-            self.retired.append(self.active)
-        self.active = other
+            before_it = self.active
+        self._keep(other, before_it)
         self._left = self._settings.window_ticks if other.watched else 0
         self._forget()
         if not self._left:
@@ -313,12 +310,18 @@ class ModelSwitch:
             del self.quarantined[next(iter(self.quarantined))]
         self.quarantined[bad.hash] = why
         assert self.previous is not None
-        self.retired.append(bad)
-        self.active, self.previous = self.previous, None
+        self._keep(self.previous, None)
         self.active.planner.reset()
         self.active.monitor.reset()
         self._forget()
         return f'bundle {bad.hash[:16]} was changed back to {self.active.hash[:16]}: {why}'
+
+    def _keep(self, active: Model, previous: Model | None) -> None:
+        """Set both; which of the present ones is neither of them retires."""
+        kept = active, previous
+        self.retired.extend(m for m in (self.active, self.previous)
+                            if m is not None and all(m is not k for k in kept))
+        self.active, self.previous = kept
 
     def _forget(self) -> None:
         self._recent.clear()
