@@ -93,6 +93,7 @@ PARTS: dict[str, dict] = {
     'score l1': {'score': 'l1'},
     'score random': {'score': 'random'},
     'importance alone, our learning rate': _PLAIN,
+    'one global threshold': {'allocation': 'global'},
     'knapsack': {'allocation': 'knapsack'},
     'in 5 steps': {'steps': 5},
     'when ranks settle': {'steps': 5, 'settle': 0.95},
