@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
@@ -63,23 +64,37 @@ BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(
 
 
 class Seen:
-    """What ROS shows of the controller; memory grows by eight bytes a tick, for the latencies."""
+    """What ROS shows of the controller; memory grows by nine bytes a tick, for the latencies."""
 
     def __init__(self, observer: Observer) -> None:
         self.unsafe = self.commands = 0
         self.hashes: dict[str, int] = {}
         self.latency = array('d')
+        self.swapping = False
+        self.in_swap = array('b')  # for each latency
+        self.misses: list[dict[str, Any]] = []  # each as it was seen
         self.diagnostics: dict[str, str] = {}
         self.reports = 0
         self.observer = observer
         node = observer.node
         self.bundles = node.create_publisher(UInt8MultiArray, '/pruner/bundle', LATCHED)
         node.create_subscription(Float64MultiArray, 'command', self._on_command, COMMAND)
-        node.create_subscription(Float64, '/controller/latency',
-                                 lambda m: self.latency.append(m.data), METRIC)
+        node.create_subscription(Float64, '/controller/latency', self._on_latency, METRIC)
+        node.create_subscription(Float64, '/controller/lateness', self._on_lateness, METRIC)
         observer.ticks = deque(maxlen=1)  # type: ignore[assignment]  # the demo's, not needed here
         observer.rewards = deque(maxlen=1)  # type: ignore[assignment]
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, METRIC)
+
+    def _on_latency(self, message: Float64) -> None:
+        self.latency.append(message.data)
+        self.in_swap.append(self.swapping)
+
+    def _on_lateness(self, message: Float64) -> None:
+        """The word that follows a tick's latency: one that took its period is kept."""
+        if self.latency and max(self.latency[-1], message.data) > PERIOD_S:
+            self.misses.append({'late_ms': round(1e3 * message.data, 1),
+                                'computed_ms': round(1e3 * self.latency[-1], 1),
+                                'in_swap': self.swapping, 'steal_s': steal_s()})
 
     def _on_command(self, message: Float64MultiArray) -> None:
         values = list(message.data)
@@ -216,7 +231,7 @@ class Soak:
         storm = Storm(observer)
         pid = self.nodes.pid('controller')
         before, began, stolen = self.report(), time.monotonic(), steal_s()
-        del seen.latency[:]
+        del seen.latency[:], seen.in_swap[:], seen.misses[:]
         every = seconds / (1 + max(4, round(HOUR['swaps'] * self.part)))
         next_swap, next_sample, next_word = began + every, began, began
         memory: list[tuple[float, float]] = []
@@ -234,13 +249,14 @@ class Soak:
             if now >= next_swap:
                 next_swap += every
                 at = observer.record.misses
-                was, start = seen.commands, time.monotonic()
+                was, start, seen.swapping = seen.commands, time.monotonic(), True
                 if (good + len(self.refusals) + bad) % 2:
                     self.damaged(-1 - bad)
                     bad += 1
                 else:
                     good += self.swap(good + len(self.refusals) + 1)
                 time.sleep(0.5)
+                seen.swapping = False
                 swapped_misses += observer.record.misses - at
                 swapped_ticks += round((time.monotonic() - start) / PERIOD_S)
                 assert seen.commands > was
@@ -252,7 +268,8 @@ class Soak:
         periods = change['ticks'] + change['skipped']
         quiet = max(1, periods - swapped_ticks)
         expected = max(0, change['skipped'] - swapped_misses) / quiet * swapped_ticks
-        drift, quantiles = p99_drift(seen.latency[:])  # a copy: it still grows
+        latency, inside = seen.latency[:], np.asarray(seen.in_swap[:], bool)  # copies: they grow
+        drift, quantiles = p99_drift(latency)
         self.result.update(
             missed_share=change['skipped'] / periods,
             swap_caused_misses=max(0, round(swapped_misses - expected)),
@@ -262,6 +279,9 @@ class Soak:
             'swaps_refused': self.refusals, 'changed_back': int(seen.diagnostics['quarantined']),
             'misses_in_swap_windows': swapped_misses, 'misses_expected_there': round(expected, 2),
             'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,
+            'long_ticks': [{**m, 'steal_s': round(m['steal_s'] - stolen, 2)} for m in seen.misses],
+            'p999_in_swap_windows_s': tail(latency, inside),
+            'p999_outside_s': tail(latency, ~inside),
             'steal_s': round(steal_s() - stolen, 2),
             **quantiles, 'lateness_p99_s': float(seen.diagnostics['lateness_p99_s']),
             'priority': seen.diagnostics['priority'], 'cores': seen.diagnostics['cores'],
@@ -470,6 +490,12 @@ def p99_drift(latency: array[float]) -> tuple[float | None, dict[str, float]]:
     early, late = (float(np.quantile(v, 0.99)) for v in (values[:third], values[-third:]))
     names = {'p50_s': 0.5, 'p99_s': 0.99, 'p999_s': 0.999, 'max_s': 1.0}
     return late / early - 1, {k: float(np.quantile(values, q)) for k, q in names.items()}
+
+
+def tail(latency: array[float], which: npt.NDArray[np.bool_]) -> float | None:
+    """p99.9 of some of the latencies; None of too few."""
+    values = np.asarray(latency)[:len(which)][which[:len(latency)]]
+    return float(np.quantile(values, 0.999)) if len(values) >= 1000 else None
 
 
 def table(result: dict[str, Any]) -> str:
