@@ -116,7 +116,7 @@ class Seen:
 
     def counters(self) -> dict[str, int]:
         return {k: int(self.diagnostics.get(k, 0))
-                for k in ('ticks', 'missed', 'slow', 'skipped', 'late', 'errors')}
+                for k in ('ticks', 'missed', 'slow', 'held_up', 'skipped', 'late', 'errors')}
 
 
 class Soak:

@@ -592,8 +592,8 @@ class ControllerNode(LifecycleNode):
             ('stability', diagnostics.stability_status(switch)),
             ('real time', diagnostics.realtime_status(
                 self._realtime.achieved, self._collect.collections, self._collect.longest_s)))
-        self._since = (diagnostics.Since(loop.missed, loop.slow, loop.errors) if loop
-                       else diagnostics.Since())
+        self._since = (diagnostics.Since(loop.missed, loop.slow, loop.held_up, loop.errors)
+                       if loop else diagnostics.Since())
         hardware = switch.active.bundle.manifest.env_id
         message = DiagnosticArray(status=[
             diagnostics.status(f'{name}: {what}', hardware, found) for what, found in parts])

@@ -29,6 +29,7 @@ class Since:
 
     missed: int = 0
     slow: int = 0
+    held_up: int = 0
     errors: int = 0
 
 
@@ -44,7 +45,7 @@ def loop_status(loop: PeriodicLoop | None, switch: ModelSwitch, decision: Decisi
            ('mean_s', 'std_s', 'min_s', 'p50_s', 'p90_s', 'p99_s', 'p999_s', 'max_s')},
         **{f'lateness_{k}': getattr(late, k) for k in ('p50_s', 'p99_s', 'p999_s', 'max_s')},
         **{name: getattr(loop, name) if loop else 0
-           for name in ('ticks', 'missed', 'slow', 'skipped', 'late', 'errors')},
+           for name in ('ticks', 'missed', 'slow', 'held_up', 'skipped', 'late', 'errors')},
         'given_up_iterations': active.given_up[0], 'given_up_samples': active.given_up[1],
         **{f'mode_{m.value}': n for m, n in active.modes.items()}}
     if loop is None:
@@ -70,7 +71,8 @@ def misses(loop: PeriodicLoop, since: Since) -> str:
     missed, slow = loop.missed - since.missed, loop.slow - since.slow
     if missed <= 0:
         return ''
-    return (f'{missed} deadlines missed in the last second: {slow} by slow compute, '
+    return (f'{missed} deadlines missed in the last second: {slow} by slow compute '
+            f'({loop.held_up - since.held_up} of it held up by others), '
             f'{missed - slow} by a late start')
 
 

@@ -30,6 +30,9 @@ class Clock(Protocol):
     def now_ns(self) -> int:
         """Nanoseconds."""
 
+    def worked_ns(self) -> int:
+        """Nanoseconds that the calling thread was on a processor."""
+
     def wait_until(self, deadline_ns: int, stop: threading.Event) -> None:
         """Return at the deadline, or as soon as `stop` is set."""
 
@@ -40,6 +43,10 @@ class MonotonicClock:
     def now_ns(self) -> int:
         """Nanoseconds of `time.monotonic`."""
         return time.monotonic_ns()
+
+    def worked_ns(self) -> int:
+        """Nanoseconds of `time.thread_time`."""
+        return time.thread_time_ns()
 
     def wait_until(self, deadline_ns: int, stop: threading.Event) -> None:
         """Wait on `stop`, so that stopping is prompt, until the deadline."""
@@ -78,6 +85,8 @@ class PeriodicLoop:
         ticks: ticks done.
         missed: ticks whose work ended after the next deadline.
         slow: those of them whose own work took longer than a period; the others began too late.
+        held_up: those of the slow ones that were on a processor for less than a period: kept from
+            it by other threads, by a lock or by the host of the machine.
         skipped: whole periods left out because of them.
         late: ticks that started later than a tenth of the period after they were due.
         errors: ticks that raised.
@@ -120,7 +129,8 @@ class PeriodicLoop:
         self._next_ns = 0
         self._skipped_before = 0
         self._began_ns = 0  # of the tick that runs; 0 between two of them
-        self.ticks = self.missed = self.slow = self.skipped = self.late = self.errors = 0
+        self.ticks = self.missed = self.slow = self.held_up = 0
+        self.skipped = self.late = self.errors = 0
 
     def start(self) -> None:
         """Start the thread; its first deadline is when it runs."""
@@ -170,7 +180,7 @@ class PeriodicLoop:
             return
         due, start = self._next_ns, self._clock.now_ns()
         self.late += start - due > _LATE * self._period_ns
-        self._began_ns = start
+        self._began_ns, worked = start, self._clock.worked_ns()
         try:
             self._tick(Tick(self.ticks, due, start, self._skipped_before, self._period_ns * 1e-9))
         except Exception as error:
@@ -185,7 +195,9 @@ class PeriodicLoop:
         self._skipped_before = 0
         if over > 0:
             self.missed += 1
-            self.slow += ended - start > self._period_ns
+            slow = ended - start > self._period_ns
+            self.slow += slow
+            self.held_up += slow and self._clock.worked_ns() - worked <= self._period_ns
             # The next deadline still ahead; the ones in between are gone.
             self._skipped_before = -(-over // self._period_ns)
             self.skipped += self._skipped_before

@@ -232,8 +232,10 @@ def test_stalls_are_counted_whole_and_the_cause_is_named(stand):
     stand.fault('stall', 2.5 * PERIOD_S)
     stand.until('the counts', lambda: int(stand.diagnostics['missed']) - int(
         before['missed']) >= 3)
-    change = {k: int(stand.diagnostics[k]) - int(before[k]) for k in ('missed', 'slow', 'skipped')}
+    change = {k: int(stand.diagnostics[k]) - int(before[k]) for k in (
+        'missed', 'slow', 'held_up', 'skipped')}
     assert change['slow'] >= 3, 'a stall is slow compute, not a late start'
+    assert change['held_up'] >= 3, 'a stall sleeps'
     assert change['skipped'] >= 3 * 2, 'two whole periods each'
     stand.until('the log', lambda: 'by slow compute' in stand.system.processes.log('controller'))
 

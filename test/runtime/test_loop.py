@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -23,10 +24,14 @@ class FakeClock:
 
     def __init__(self, now_ns=123_456_789):
         self.began = self.now = now_ns
+        self.worked = 0
         self.oversleep = iter(())
 
     def now_ns(self):
         return self.now
+
+    def worked_ns(self):
+        return self.worked
 
     def wait_until(self, deadline_ns, stop):
         self.now = max(self.now, deadline_ns) + next(self.oversleep, 0)
@@ -116,6 +121,29 @@ def test_late_starts_are_counted_apart_from_misses(oversleep_us, late):
 def test_misses_by_slow_compute_are_told_from_those_by_a_late_start(work_ms, oversleep_ms, slow):
     loop, _, _ = done([work_ms * MS], oversleep=[oversleep_ms * MS])
     assert (loop.missed, loop.slow) == (1, slow)
+
+
+@pytest.mark.parametrize(('work_ms', 'worked_ms', 'oversleep_ms', 'counted'), [
+    (11, 11, 0, (1, 0)), (11, 3, 0, (1, 1)), (30, 10, 0, (1, 1)), (9, 3, 5, (0, 0)),
+    (9, 3, 0, (0, 0))])
+def test_a_slow_tick_that_was_kept_waiting_is_told_from_one_that_worked(
+        work_ms, worked_ms, oversleep_ms, counted):
+    clock = FakeClock()
+    clock.oversleep = iter([oversleep_ms * MS])
+
+    def tick(t):
+        clock.now += work_ms * MS
+        clock.worked += worked_ms * MS
+    loop = PeriodicLoop(PERIOD_S, tick, clock=clock)
+    loop.run(1)
+    assert (loop.slow, loop.held_up) == counted
+
+
+def test_time_that_a_tick_sleeps_is_not_time_that_it_works():
+    """The real clock: a tick that only waits was held up."""
+    loop = PeriodicLoop(0.005, lambda t: time.sleep(0.02))
+    loop.run(2)
+    assert (loop.slow, loop.held_up) == (2, 2)
 
 
 def test_slack_is_what_is_left_of_the_period_and_only_after_a_tick_in_time():
