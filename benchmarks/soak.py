@@ -9,7 +9,9 @@ asked for at random, processes are killed, and malformed bundles and observation
 thousand. SOAK_SECONDS is how long the legs take together (default 3600); the counts grow with it.
 A leg's figures are kept as soon as it is done; `--resume` does those that are missing.
 
-Everything is seen from outside: commands, metrics and diagnostics over DDS, memory in /proc.
+Everything is seen from outside: commands, metrics and diagnostics over DDS, memory in /proc. A
+missed deadline is the machine's own where a process of the highest priority saw that the processor
+itself stood still just then (`soak_stalls.py`); the others are the controller's.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
+from soak_stalls import Stalls, longest_within
 from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray
 
 from pruned_controller.conversions import (
@@ -54,6 +57,7 @@ from pruning_core.runtime.metrics import JsonlWriter
 HERE = Path(__file__).resolve().parent
 PERIOD_S = 0.02
 LIMIT = 2.0  # N m
+SEEN_WITHIN_S = 0.1  # of a message, by an ordinary process on loaded processors
 HOUR = {'swaps': 200, 'transitions': 500, 'malformed': 100_000}
 FIRST = ('chrt', '--rr', '1')  # before ordinary processes from its first instruction on
 LEGS = ('fifo', 'ordinary', 'transitions', 'recovery', 'fuzz')
@@ -61,6 +65,21 @@ TARGETS = {'missed_share': 1e-3, 'unsafe_commands': 0, 'swap_caused_misses': 0, 
            'rss_slope_mb_per_h': 5.0, 'p99_drift': 0.05}
 BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(100000):\n' \
        '        x = x * 1.0000001 % 7.0\n'
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A tick that ended after its deadline: when that was seen, and how it came."""
+
+    seen: float  # time.monotonic
+    late_s: float
+    computed_s: float
+    in_swap: bool
+
+    def stalled_s(self, stalls: list[tuple[float, float]]) -> float:
+        """How long the machine stood still while it lasted, and until it was seen."""
+        began = self.seen - self.late_s - self.computed_s - SEEN_WITHIN_S
+        return longest_within(stalls, began, self.seen)
 
 
 class Seen:
@@ -72,7 +91,7 @@ class Seen:
         self.latency = array('d')
         self.swapping = False
         self.in_swap = array('b')  # for each latency
-        self.misses: list[dict[str, Any]] = []  # each as it was seen
+        self.misses: list[Miss] = []
         self.diagnostics: dict[str, str] = {}
         self.reports = 0
         self.observer = observer
@@ -90,11 +109,10 @@ class Seen:
         self.in_swap.append(self.swapping)
 
     def _on_lateness(self, message: Float64) -> None:
-        """The word that follows a tick's latency: one that took its period is kept."""
-        if self.latency and max(self.latency[-1], message.data) > PERIOD_S:
-            self.misses.append({'late_ms': round(1e3 * message.data, 1),
-                                'computed_ms': round(1e3 * self.latency[-1], 1),
-                                'in_swap': self.swapping, 'steal_s': steal_s()})
+        """The word that follows a tick's latency: one that ended after its period is kept."""
+        if self.latency and self.latency[-1] + message.data > PERIOD_S:
+            self.misses.append(Miss(time.monotonic(), message.data, self.latency[-1],
+                                    self.swapping))
 
     def _on_command(self, message: Float64MultiArray) -> None:
         values = list(message.data)
@@ -230,12 +248,13 @@ class Soak:
         seen, observer = self.seen, self.seen.observer
         storm = Storm(observer)
         pid = self.nodes.pid('controller')
-        before, began, stolen = self.report(), time.monotonic(), steal_s()
+        before, stolen, stalls = self.report(), steal_s(), Stalls(self.folder)
+        began = time.monotonic()
         del seen.latency[:], seen.in_swap[:], seen.misses[:]
         every = seconds / (1 + max(4, round(HOUR['swaps'] * self.part)))
         next_swap, next_sample, next_word = began + every, began, began
         memory: list[tuple[float, float]] = []
-        swapped_ticks = swapped_misses = good = bad = 0
+        swapped_ticks = good = bad = 0
         self.refusals.clear()
         while (now := time.monotonic()) < began + seconds:
             if now >= next_sample:
@@ -248,7 +267,6 @@ class Soak:
             storm.blow(now - began > seconds / 2)
             if now >= next_swap:
                 next_swap += every
-                at = observer.record.misses
                 was, start, seen.swapping = seen.commands, time.monotonic(), True
                 if (good + len(self.refusals) + bad) % 2:
                     self.damaged(-1 - bad)
@@ -257,7 +275,6 @@ class Soak:
                     good += self.swap(good + len(self.refusals) + 1)
                 time.sleep(0.5)
                 seen.swapping = False
-                swapped_misses += observer.record.misses - at
                 swapped_ticks += round((time.monotonic() - start) / PERIOD_S)
                 assert seen.commands > was
             time.sleep(0.02)
@@ -266,20 +283,28 @@ class Soak:
         self.nodes.check()
         change = {k: after[k] - before[k] for k in after}
         periods = change['ticks'] + change['skipped']
-        quiet = max(1, periods - swapped_ticks)
-        expected = max(0, change['skipped'] - swapped_misses) / quiet * swapped_ticks
+        stood = [miss.stalled_s(stalls.since(began)) for miss in seen.misses]
+        own = [m.in_swap for m, stood_s in zip(seen.misses, stood, strict=True) if not stood_s]
+        expected = own.count(False) / max(1, periods - swapped_ticks) * swapped_ticks
         latency, inside = seen.latency[:], np.asarray(seen.in_swap[:], bool)  # copies: they grow
         drift, quantiles = p99_drift(latency)
         self.result.update(
             missed_share=change['skipped'] / periods,
-            swap_caused_misses=max(0, round(swapped_misses - expected)),
+            swap_caused_misses=max(0, round(own.count(True) - expected)),
             rss_slope_mb_per_h=slope(memory), p99_drift=drift)
         self.result['first_leg'] = {
             **change, 'seconds': seconds, 'swaps_good': good, 'swaps_bad': bad,
             'swaps_refused': self.refusals, 'changed_back': int(seen.diagnostics['quarantined']),
-            'misses_in_swap_windows': swapped_misses, 'misses_expected_there': round(expected, 2),
+            'stalls_watched': stalls.watched, 'stalls': len(stalls.since(began)),
+            'longest_stall_s': round(longest_within(stalls.since(began)), 4),
+            'missed_in_stalls': len(stood) - len(own), 'missed_without_stall': len(own),
+            'missed_without_stall_in_swap_windows': own.count(True),
+            'expected_there': round(expected, 2),
             'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,
-            'long_ticks': [{**m, 'steal_s': round(m['steal_s'] - stolen, 2)} for m in seen.misses],
+            'misses': [{'at_s': round(m.seen - began, 1), 'late_ms': round(1e3 * m.late_s, 1),
+                        'computed_ms': round(1e3 * m.computed_s, 1), 'in_swap': m.in_swap,
+                        'stalled_ms': round(1e3 * stood_s, 1)}
+                       for m, stood_s in zip(seen.misses, stood, strict=True)],
             'p999_in_swap_windows_s': tail(latency, inside),
             'p999_outside_s': tail(latency, ~inside),
             'steal_s': round(steal_s() - stolen, 2),
@@ -287,6 +312,7 @@ class Soak:
             'priority': seen.diagnostics['priority'], 'cores': seen.diagnostics['cores'],
             'lock_memory': seen.diagnostics['lock_memory'], 'models': len(seen.hashes),
             'rss_mb': memory[-1][1]}
+        stalls.close()
         self.keep('fifo', seen.unsafe)
 
     def renamed(self, number: int) -> Bundle:
