@@ -1,15 +1,18 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""What studies of agents share: an agent trained per seed, its scores, and one cut of it.
+"""What studies of agents share: an agent per seed, its scores, and one cut of it.
 
 Trials of three kinds. An agent's folder lies below `agents/`, so that studies that need the same
-one train it once. Its scores are kept as arrays and compared with each other and with ablation.
-Each cut is measured on the same seeds, planned and of the policy alone, and for stability.
+one train it once; one that is there already, such as a shipped one, is copied. Its scores are kept
+as arrays and compared with each other and with ablation. Each cut is measured on the same seeds,
+planned and of the policy alone, and for stability.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +22,13 @@ import numpy as np
 import torch
 
 from pruning_core import config as configuration
+from pruning_core import zoo
 from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically
 from pruning_core.closed_loop import Conditions
 from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
+from pruning_core.errors import ConfigError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.scratch import as_in_training, from_scratch
@@ -39,13 +44,28 @@ OURS, SCRATCH, SCRATCH_SHORT = 'ours', 'scratch', 'scratch short'
 
 
 def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Trial]:
-    """One training per seed.
+    """One training per seed, or agents that are there.
 
     Args:
-        path: YAML file of the agent.
+        path: YAML file of the agent; or a shipped agent or run folder, which counts as one
+            training; `{seed}` in it stands for 0, 1, ...
         seeds: how many, with seeds 0, 1, ...
         overrides: `section.key=value`; they become part of the folder's name.
+
+    Raises:
+        AgentError: an agent that should be there is not.
+        ConfigError: overrides of an agent that is there.
     """
+    if Path(path).suffix not in ('.yaml', '.yml'):
+        if overrides:
+            raise ConfigError(
+                explain(f"agent '{path}' was to be trained with {', '.join(overrides)}",
+                        'it is trained already', 'a YAML file', 'name the file it was made of'))
+        each = {seed: path.format(seed=seed) for seed in range(seeds if '{seed}' in path else 1)}
+        folders = {seed: zoo.find(name) for seed, name in each.items()}
+        return {seed: Trial(f'agents/{stem(path)}_there_s{seed}', adopt, AdoptConfig(
+            each[seed], hashlib.sha256((folder / AGENT).read_bytes()).hexdigest()), weight=0.1)
+            for seed, folder in folders.items()}
     suffix = ''.join('_' + o.partition('.')[2].replace('=', '') for o in overrides)
     out = {}
     for seed in range(seeds):
@@ -53,6 +73,34 @@ def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Tr
                                            'training.threads=1'])
         out[seed] = Trial(f'agents/{Path(path).stem}{suffix}_s{seed}', train, config, weight=6.0)
     return out
+
+
+def stem(path: str) -> str:
+    """Name that an agent goes by in tables: without folder, ending and seed."""
+    return Path(path.replace('{seed}', '')).stem.rstrip('_')
+
+
+@dataclass(frozen=True)
+class AdoptConfig:
+    """An agent that is there.
+
+    Attributes:
+        agent: name of a shipped one, or run folder.
+        hash: SHA-256 of its weights: another agent in its place is another trial.
+    """
+
+    agent: str
+    hash: str
+
+
+def adopt(config: AdoptConfig, context: Context) -> dict[str, Any]:
+    """Copy an agent, so that what it is needed for does not depend on where it lies."""
+    folder = context.folder / FOLDER
+    shutil.copytree(zoo.find(config.agent), folder, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns('bundle', '*.html', '*.svg'))
+    run = load_run(folder)
+    return {'seed': run.config.training.seed, 'updates': run.agent.updates,
+            'parameters': count_parameters(run.agent.components)}
 
 
 def train(config: Config, context: Context) -> dict[str, Any]:

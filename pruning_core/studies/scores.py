@@ -44,7 +44,7 @@ class Settings:
     """How large the study is.
 
     Attributes:
-        config: YAML file of the agents.
+        config: YAML file of the agents, or agents that are there; see `cuts.agents`.
         seeds: trainings, with seeds 0, 1, ...
         scores: that choose units; `ours` and training from scratch come on top.
         sparsities: shares of the parameters to remove.

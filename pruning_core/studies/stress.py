@@ -12,11 +12,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pruning_core.studies import scores
 from pruning_core.studies.claims import spoken
+from pruning_core.studies.cuts import stem
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Trial
 from pruning_core.studies.statistics import iqm, verdict
@@ -28,7 +28,8 @@ class Settings:
     """How large the study is; see `scores.Settings`.
 
     Attributes:
-        configs: YAML files of the agents, the reference first; plants of MuJoCo need [mujoco].
+        configs: YAML files of the agents, or agents that are there (see `cuts.agents`), the
+            reference first; plants of MuJoCo need [mujoco].
     """
 
     configs: tuple[str, ...] = ('config/pendulum.yaml', 'config/inverted_double_pendulum.yaml',
@@ -48,7 +49,7 @@ def plants(settings: Settings) -> dict[str, scores.Settings]:
     """The study of the scores on each plant, by the name of its configuration."""
     shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(scores.Settings)
               if f.name != 'config'}
-    return {Path(path).stem: scores.Settings(config=path, **shared) for path in settings.configs}
+    return {stem(path): scores.Settings(config=path, **shared) for path in settings.configs}
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pruning_core import config as configuration
+from pruning_core.errors import AgentError, ConfigError
 from pruning_core.studies import cuts, find, scores, stress
 from pruning_core.studies.study import Asked, run_study, settings_from
 
@@ -132,3 +133,27 @@ def test_correlation_is_within_groups():
     first = {'a': np.array([1.0, 2, 3]), 'b': np.array([100.0, 200, 300])}
     second = {'a': np.array([3.0, 2, 1]), 'b': np.array([900.0, 800, 700])}
     assert cuts.within(first, second) == -1.0
+
+
+def test_agents_that_are_there_are_taken_as_they_are(of, tmp_path):
+    """Several by `{seed}`; a shipped one counts as one training, whatever the seeds."""
+    _, work = of('scores', sparsities=[0.5], states=3,
+                 scores=['gradient', 'combined', 'random', 'ablation'])
+    trained = work / 'agents' / 'tiny_s0' / 'agent'
+    for seed in (0, 1):
+        (tmp_path / f'mine_{seed}').symlink_to(trained)
+    found, _ = of('coupling', config=str(tmp_path / 'mine_{seed}'), seeds=2, sparsities=[0.6],
+                  updates=[0], states=0)
+    assert found['dense']['policy']['n'] == 2
+    assert found['cells']['own_60_0']['policy_loss_percent']['low'] == \
+        found['cells']['own_60_0']['policy_loss_percent']['high'], 'the same agent twice'
+    assert {p.name for p in (work / 'agents').iterdir()} >= {'mine_there_s0', 'mine_there_s1'}
+    assert len(cuts.agents('pendulum_dense', 5)) == 1
+    assert cuts.stem('runs/x/dense_{seed}') == 'dense'
+
+
+def test_agents_that_are_not_there_or_cannot_be_trained_otherwise_are_refused():
+    with pytest.raises(AgentError, match='pendulum_dense'):
+        cuts.agents('pendulum_dens', 1)
+    with pytest.raises(ConfigError, match='it is trained already'):
+        cuts.agents('pendulum_dense', 1, ['training.episodes=3'])
