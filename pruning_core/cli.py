@@ -379,6 +379,9 @@ def _train(options: argparse.Namespace) -> int:
     trainer.run()
     facts = {'folder': str(folder), 'updates': trainer.agent.updates,
              'seconds': round(trainer.seconds, 1)}
+    if trainer.best is not None:
+        facts['kept'] = (f'the agent after episode {trainer.best["episode"]}, '
+                         f'return {trainer.best["return"]:.4g}')
     if options.evaluate:
         run = checkpoint.load_run(folder)
         facts.update(_evaluated(run, options.evaluate, 128, 3, progress, write=True))

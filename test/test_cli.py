@@ -94,6 +94,18 @@ def test_train_with_settings(answer, yaml_file, tmp_path, monkeypatch):
     assert 'return, planned' not in facts
 
 
+def test_train_says_which_agent_it_kept(answer, yaml_file, tmp_path):
+    facts = answer('train', '--config', yaml_file, '--out', tmp_path / 'a', '--evaluate', 0,
+                   '--set', 'training.keep_best=true', '--set', 'training.evaluate_every=1')
+    records = [json.loads(line) for line in (tmp_path / 'a' / 'metrics.jsonl').read_text()
+               .splitlines()]
+    planned = [r['evaluation']['planned'] for r in records if 'evaluation' in r]
+    best = max(planned)
+    last = len(planned) - planned[::-1].index(best)
+    assert facts['kept'].endswith(f'return {best:.4g}')
+    assert f'after episode {last},' in facts['kept'], 'of equals, the one that learned longer'
+
+
 def test_progress_as_json_lines(main, capsys, yaml_file, tmp_path):
     assert main('train', '--config', yaml_file, '--out', tmp_path / 'a', '--progress', 'json',
                 '--evaluate', 1) == DONE

@@ -77,15 +77,27 @@ class Robot:
 
 
 @pytest.fixture
-def controlled(node, spin, until, bundles, tmp_path):
+def around(until):
+    """Returns a function that makes what stands around a controller; it ends when none spins."""
+    made = []
+
+    def make():
+        made.append(Robot(until))
+        return made[-1]
+    yield make
+    for robot in made:
+        robot.node.destroy_node()
+
+
+@pytest.fixture
+def controlled(node, around, spin, bundles, tmp_path):
     """A configured controller and the robot around it."""
     controller = node(ControllerNode, bundle=bundles[0].path, store=tmp_path / 'store',
                       observation_timeout=0.3, hold_ticks=20)
-    robot = Robot(until)
+    robot = around()
     assert controller.trigger_configure() == GOOD
     spin(controller, robot.node)
-    yield controller, robot
-    robot.node.destroy_node()
+    return controller, robot
 
 
 def test_good_bundles_are_taken_and_bad_ones_leave_the_running_one(controlled, bundles, until):
