@@ -19,13 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pruning_core.errors import ConfigError, explain
+from pruning_core.runtime.pace import Pace
 
 NOT_ASKED = 'not asked for'
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _RANGE = re.compile(r'(\d+)(?:-(\d+))?')
 _OTHERS = 1  # real-time priority of the threads beside the control loop
 _SHARE = 0.5  # part of the slack that a collection may be expected to take
-_FULL_EVERY = 1000  # young collections between two full ones
+_FULL_EVERY = 1000  # ticks between two full collections
 
 
 def cores(text: str) -> frozenset[int]:
@@ -181,7 +182,9 @@ def lock_memory() -> str:
 
 
 class SlackCollector:
-    """Collects garbage in the slack of a loop, where the longest collection so far fits.
+    """Collects garbage in the slack of a loop, where a collection is expected to fit.
+
+    One during which the machine stood still must not be the last: what it took is forgotten again.
 
     Attributes:
         collections: that were made.
@@ -191,25 +194,26 @@ class SlackCollector:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """Start with nothing known about how long a collection takes."""
         self._clock = clock
-        self.collections = 0
-        self._young_s = self._full_s = 0.0
-
-    @property
-    def longest_s(self) -> float:
-        """Seconds that the longest collection took."""
-        return max(self._young_s, self._full_s)
+        self.collections, self.longest_s = 0, 0.0
+        self._young, self._full = Pace(), Pace()
+        self._since_full = 0
 
     def __call__(self, slack_s: float) -> None:
         """Collect, if it fits into `slack_s` seconds by all that is known."""
-        full = self.collections % _FULL_EVERY == _FULL_EVERY - 1
-        expected = self._full_s if full else self._young_s
-        if slack_s <= 0 or expected > _SHARE * slack_s:
+        if slack_s <= 0:
             return
-        began = self._clock()
-        gc.collect(2 if full else 0)
-        took = self._clock() - began
-        self.collections += 1
-        if full:
-            self._full_s = max(took, self._full_s)
-        else:
-            self._young_s = max(took, 0.99 * self._young_s)
+        self._since_full += 1
+        due = ((2, self._full),) if self._since_full >= _FULL_EVERY else ()
+        for generation, pace in (*due, (0, self._young)):
+            if pace.expected_s > _SHARE * slack_s:
+                pace.rest()
+                continue
+            began = self._clock()
+            gc.collect(generation)
+            took = self._clock() - began
+            pace.observe(took)
+            self.longest_s = max(took, self.longest_s)
+            self.collections += 1
+            if generation == 2:
+                self._since_full = 0
+            return

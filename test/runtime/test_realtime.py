@@ -195,6 +195,58 @@ def test_a_collection_is_made_only_where_the_longest_so_far_fits():
     assert collector.collections == 2
 
 
+@pytest.mark.parametrize('full', [False, True])
+def test_a_collection_during_which_the_machine_stood_still_is_not_the_last(full):
+    """By the longest so far, none would ever fit again, and the process would grow for good."""
+    now, stalled = [0.0], [0.0]
+
+    def clock():
+        now[0] += stalled[0] or 0.0002
+        return now[0]
+    collector = SlackCollector(clock)
+    for _ in range(999 if full else 100):
+        collector(0.012)
+    before = collector.collections
+    stalled[0] = 0.025
+    collector(0.012)
+    assert collector.longest_s > 0.02
+    stalled[0] = 0.0
+    for _ in range(2500):
+        collector(0.012)
+    assert collector.collections - before > 2000
+    assert collector.longest_s < 0.03
+
+
+def test_collections_that_really_take_long_are_tried_seldom_but_not_never():
+    now, tried = [0.0], []
+
+    def clock():
+        now[0] += 0.01
+        return now[0]
+    collector = SlackCollector(clock)
+    for tick in range(20_000):
+        before = collector.collections
+        collector(0.012)
+        if collector.collections > before:
+            tried.append(tick)
+    assert 5 < len(tried) < 500, 'one in 40 ticks at the most'
+    assert tried[-1] > 19_000
+
+
+def test_a_full_collection_that_does_not_fit_keeps_no_young_one_waiting(monkeypatch):
+    made, now = [], [0.0]
+    monkeypatch.setattr(gc, 'collect', made.append)
+
+    def clock():
+        now[0] += 0.01 if made[-1:] == [2] else 0.0001
+        return now[0]
+    collector = SlackCollector(clock)
+    for _ in range(6000):
+        collector(0.012)
+    assert 2 in made
+    assert made.count(0) > 5000
+
+
 def test_garbage_does_go_away_while_the_collector_of_python_is_off():
     class Ring:
         alive = 0
