@@ -17,6 +17,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ def _locked(folder: Path) -> int:
 
 
 class Trainer:
-    """One training run in one folder."""
+    """One training run in one folder.
+
+    Attributes:
+        after_update: called after every gradient update, when importance has taken it in.
+    """
 
     def __init__(self, config: Config, folder: Path, progress: Progress = silent) -> None:
         """Make the environment and a fresh agent, or go on from the folder's checkpoint.
@@ -98,6 +103,7 @@ class Trainer:
         self.pressure = SparsityPressure(graph, components, config.sparsity)
         self.recorder: Recorder | None = None
         self._recorded: dict[str, Any] | None = None  # state of the recorder to go on from
+        self.after_update: Callable[[], object] = lambda: None
         self.replay = Replay(config.training.replay_capacity, observations, actions)
         self.noise = SeededNoise([seed])
         self.episode = 0
@@ -243,6 +249,7 @@ class Trainer:
             self.importance.step()
             if self.recorder is not None:
                 self.recorder.step()
+            self.after_update()
             for name, value in losses._asdict().items():
                 totals.setdefault(name, []).append(value)
             self._tell(updates=f'{i + 1}/{count}', importance=summary)

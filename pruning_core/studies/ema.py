@@ -2,35 +2,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does smoothing over time do to importance (arXiv 2601.19794, equation of the EMA)?
 
-An autoencoder trains once per seed; one tracker per gamma watches the very same gradients. How far
-each lags behind, how often it has groups in the wrong order, how its choice of units moves from
-one look to the next, and what cutting by it costs, out.
-
-The order that is taken as the truth is that of the raw signal averaged over a window around each
-update: it looks ahead, which no EMA can.
+An autoencoder, or a TD-MPC agent, trains once per seed, watched with every gamma (`smoothing`).
+How far each lags behind, how often it has groups in the wrong order, how its choice of units moves
+from one look to the next, and what cutting by it costs, out.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pruning_core import config as configuration
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.importance import ImportanceTracker
-from pruning_core.importance.crossovers import Crossover, crossovers
+from pruning_core.budgets import Parameters
+from pruning_core.checkpoint import Run, load_run
+from pruning_core.config import Config, PruningConfig
+from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.selection import Limits, select
+from pruning_core.shrinking import shrink
 from pruning_core.studies.claims import lowest_of_all, spoken
+from pruning_core.studies.cuts import FOLDER
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
+from pruning_core.studies.smoothing import Watch, WatchConfig
 from pruning_core.studies.statistics import iqm, summary, verdict
 from pruning_core.studies.study import Results, Study
+from pruning_core.training import Trainer
 
-Array = npt.NDArray[np.float64]
 _DEFAULT = 0.9  # importance.gamma
 
 
@@ -48,6 +51,9 @@ class Settings:
         window: updates around each one that the reference is averaged over.
         every: updates between two looks at the choice of units.
         data: folder of IDX files; empty for scikit-learn's digits.
+        config: YAML file of the agents; empty for none.
+        agents: trainings of agents, with seeds 0, 1, ...
+        episodes: common seeds of every return.
     """
 
     gammas: tuple[float, ...] = (0.0, 0.5, 0.9, 0.97, 0.99)
@@ -59,167 +65,178 @@ class Settings:
     window: int = 101
     every: int = 10
     data: str = ''
+    config: str = 'config/pendulum.yaml'
+    agents: int = 5
+    episodes: int = 20
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One training; see `Settings`."""
+    """One autoencoder; see `Settings`."""
 
     autoencoder: AutoencoderConfig
-    gammas: tuple[float, ...]
-    share: float
-    window: int
-    every: int
-    data: str = field(default='')
+    watch: WatchConfig
+    data: str = ''
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """One agent; see `Settings`."""
+
+    agent: Config
+    watch: WatchConfig
+    episodes: int
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
-    """One per seed."""
-    return [Trial(f'{folder}/s{seed}', run, TrialConfig(
+    """One per seed of either kind."""
+    watch = WatchConfig(settings.gammas, settings.share, settings.window, settings.every)
+    out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed),
-        settings.gammas, settings.share, settings.window, settings.every, settings.data))
-        for seed in range(settings.seeds)]
+        watch, settings.data)) for seed in range(settings.seeds)]
+    if settings.config:
+        out += [Trial(f'{folder}/agent_s{seed}', run_agent, AgentConfig(configuration.load(
+            settings.config, [f'training.seed={seed}', 'training.threads=1',
+                              'importance.every=1', 'training.evaluate_every=0']),
+            watch, settings.episodes), weight=6.0) for seed in range(settings.agents)]
+    return out
 
 
 def run(config: TrialConfig, context: Context) -> dict[str, Any]:
-    """Train once under all trackers, then cut a copy by each."""
+    """Train an autoencoder once under all trackers, then cut a copy by each."""
     data, settings = images.load(config.data), config.autoencoder
     model = Autoencoder(data.train.shape[1], settings)
     graph = model.graph()
-    names = [g.name for g in graph.free]
-    trackers = {gamma: ImportanceTracker(
-        graph, model.components, dataclasses.replace(settings.importance, gamma=gamma))
-        for gamma in (0.0, *config.gammas)}
-    groups: dict[float, list[Array]] = {gamma: [] for gamma in trackers}
-    chosen: dict[float, list[Array]] = {gamma: [] for gamma in trackers}
-
-    def look(update: int) -> None:
-        for gamma, tracker in trackers.items():
-            groups[gamma].append(tracker.aggregated('gradient')[:len(names)])
-            if update % config.every == 0:
-                chosen[gamma].append(lower_half(tracker))
-
+    watch = Watch(graph, model.components, settings.importance, config.watch)
     train(model, data.train, settings, np.random.default_rng(settings.seed),
-          Watchers(list(trackers.values()), after=look), progress=context.progress)
-    dense = model.quality(data.test)
-    truth = centred(np.array(groups[0.0]), config.window)
-    time = np.arange(1, len(truth) + 1)
-    expected = crossovers(time, truth, names)
-    out = {}
-    for gamma in config.gammas:
-        tracker, signal = trackers[gamma], np.array(groups[gamma])
-        cut = model.without(
-            lowest_of_all(graph, tracker.unit_scores('combined'), config.share))
-        moved = [float((a != b).mean()) for a, b in zip(chosen[gamma], chosen[gamma][1:],
-                                                        strict=False)]
-        found = crossovers(time, signal, names)
-        out[f'{gamma:g}'] = {
-            'lag': lag(signal, truth, config.window), 'misordered': misordered(signal, truth),
-            'moved': float(np.mean(moved[len(moved) // 2:])) if moved else None,
-            'crossovers': len(found), 'delay': delay(found, expected),
-            'psnr_lost': dense.psnr - cut.quality(data.test).psnr}
-    return {'seed': settings.seed, 'data': data.name, 'psnr': dense.psnr,
-            'crossovers': len(expected), 'updates': len(truth), 'gammas': out}
+          Watchers(list(watch.trackers.values()), after=watch.look), progress=context.progress)
+    dense, found = model.quality(data.test), watch.found()
+    for gamma in config.watch.gammas:
+        scores = watch.trackers[gamma].unit_scores('combined')
+        cut = model.without(lowest_of_all(graph, scores, config.watch.share))
+        found['gammas'][f'{gamma:g}']['psnr_lost'] = dense.psnr - cut.quality(data.test).psnr
+    return {'seed': settings.seed, 'data': data.name, 'psnr': dense.psnr, **found}
 
 
-def lower_half(tracker: ImportanceTracker) -> Array:
-    """(units,) whether a unit is in the lower half of its group, as a cut by half would see it."""
-    parts = [values < np.median(values) for values in tracker.unit_scores('gradient').values()]
-    return np.concatenate(parts)
+def run_agent(config: AgentConfig, context: Context) -> dict[str, Any]:
+    """Train an agent once under all trackers, then cut it by each; no recovery.
 
-
-def centred(values: Array, window: int) -> Array:
-    """(T, G) mean over a window around every row; shorter at the ends."""
-    half = window // 2
-    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
-    rows = np.arange(len(values))
-    first, last = np.maximum(rows - half, 0), np.minimum(rows + half + 1, len(values))
-    return np.asarray((sums[last] - sums[first]) / (last - first)[:, None])
-
-
-def lag(signal: Array, truth: Array, longest: int) -> int:
-    """Updates by which the truth has to be held back to look most like a signal.
-
-    Both in logarithms, over all groups; the first `longest` rows, before smoothing has filled, are
-    left out.
+    Returns are those of the policy alone. What was interrupted begins anew: trackers have no
+    checkpoint.
     """
-    if len(truth) < 3 * longest:
-        longest = len(truth) // 3
-    a, b = np.log(np.maximum(signal, 1e-30)), np.log(np.maximum(truth, 1e-30))
-    errors = [np.abs(a[longest:] - b[longest - k:len(b) - k]).mean() for k in range(longest + 1)]
-    return int(np.argmin(errors))
+    folder = context.folder / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    trainer = Trainer(config.agent, folder, context.progress)
+    agent = trainer.agent
+    watch = Watch(agent.graph(), dict(agent.components.items()), config.agent.importance,
+                  config.watch)
+    ours, trackers = trainer.importance, list(watch.trackers.values())
 
+    def observe() -> None:
+        for tracker in (ours, *trackers):
+            tracker.observe()
 
-def misordered(signal: Array, truth: Array) -> float:
-    """Share of updates and pairs of groups whose order is not the true one."""
-    pairs = [(i, j) for i in range(truth.shape[1]) for j in range(i)]
-    wrong = [((signal[:, i] > signal[:, j]) != (truth[:, i] > truth[:, j])).mean()
-             for i, j in pairs]
-    return float(np.mean(wrong))
+    def after() -> None:
+        for tracker in trackers:
+            tracker.step()
+        watch.look(ours.updates)
 
+    agent.on_gradients, trainer.after_update = observe, after
+    trainer.run()
+    found, seed = watch.found(), config.agent.training.seed
+    pruning = PruningConfig(seed=seed, sparsity=config.watch.share, recovery_updates=0,
+                            members='score', compensation=0.0)
 
-def delay(found: Sequence[Crossover], expected: Sequence[Crossover]) -> float | None:
-    """Median of the updates between a true crossover and the same one as a signal shows it.
+    def policy(run: Run) -> float:
+        return evaluate(run.agent, run.config.env, evaluation_seeds(config.episodes), None,
+                        context.progress).mean
 
-    The nearest one of the same two groups in the same direction counts; None where there is none.
-    """
-    late = []
-    for true in expected:
-        same = [c.update - true.update for c in found
-                if (c.rises, c.falls) == (true.rises, true.falls)]
-        if same:
-            late.append(min(same, key=abs))
-    return float(np.median(late)) if late else None
+    dense = policy(load_run(folder))
+    for gamma in config.watch.gammas:
+        smaller, scores = load_run(folder), watch.trackers[gamma].unit_scores('combined')
+        plan = select(smaller.agent.graph().groups, scores, Parameters(pruning.sparsity),
+                      Limits.of(pruning), allocation=pruning.allocation, score=pruning.score)
+        shrink(smaller, plan, pruning, context.progress)
+        found['gammas'][f'{gamma:g}']['return_lost_percent'] = \
+            100 * (dense - policy(smaller)) / abs(dense)
+    return {'seed': seed, 'plant': config.agent.env.id, 'policy': dense, **found}
 
 
 def summarise(settings: Settings, results: Results) -> dict[str, Any]:
-    """Every figure per gamma, and what follows for the default."""
-    runs = list(results.values())
-    figures = ('lag', 'delay', 'misordered', 'moved', 'crossovers', 'psnr_lost')
+    """Every figure per gamma, and what follows for the default; images and agents apart."""
+    out: dict[str, Any] = {'claims': {}}
+    pictured = [r for r in results.values() if 'psnr' in r]
+    agents = [r for r in results.values() if 'policy' in r]
+    if pictured:
+        out |= {'data': pictured[0]['data'],
+                'psnr': summary([r['psnr'] for r in pictured]),
+                **_watched(pictured, 'psnr_lost', 'loses less PSNR, dB', out['claims'], '')}
+    if agents:
+        out['agents'] = {
+            'plant': agents[0]['plant'], 'policy': summary([r['policy'] for r in agents]),
+            **_watched(agents, 'return_lost_percent', 'loses less return, %', out['claims'],
+                       'agents: ')}
+    return out
+
+
+def _watched(runs: Sequence[Mapping[str, Any]], lost: str, loses: str, claims: dict[str, Any],
+             prefix: str) -> dict[str, Any]:
+    """The table of one kind of network; its claims are added."""
+    figures = ('lag', 'delay', 'misordered', 'moved', 'crossovers', lost)
     table = {g: {f: summary([r['gammas'][g][f] for r in runs]) for f in figures}
              for g in runs[0]['gammas']}
-    default, claims = f'{_DEFAULT:g}', {}
+    default = f'{_DEFAULT:g}'
     for g in table:
         if g == default or default not in table:
             continue
         for what, figure in (('has groups out of order less often', 'misordered'),
-                             ('changes its choice of units less', 'moved'),
-                             ('loses less PSNR, dB', 'psnr_lost')):
-            claims[f'gamma {default} {what} than {g}'] = verdict(iqm(
+                             ('changes its choice of units less', 'moved'), (loses, lost)):
+            claims[f'{prefix}gamma {default} {what} than {g}'] = verdict(iqm(
                 [r['gammas'][g][figure] - r['gammas'][default][figure] for r in runs]))
-    return {'data': runs[0]['data'], 'seeds': sorted(r['seed'] for r in runs),
-            'updates': runs[0]['updates'], 'psnr': summary([r['psnr'] for r in runs]),
-            'true_crossovers': summary([float(r['crossovers']) for r in runs]),
-            'gammas': table, 'claims': claims}
+    return {'seeds': sorted(r['seed'] for r in runs), 'updates': runs[0]['updates'],
+            'true_crossovers': summary([float(r['crossovers']) for r in runs]), 'gammas': table}
 
 
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
-    """Lag, disorder, restlessness and loss over gamma."""
-    table = result['gammas']
-    ticks = dict(enumerate(table))
+    """Lag, disorder, restlessness and loss over gamma; images above, agents below."""
+    parts = [(result, '', 'psnr_lost', 'PSNR lost, dB')] if 'gammas' in result else []
+    if 'agents' in result:
+        parts.append((result['agents'], ', agents', 'return_lost_percent', 'return lost, %'))
+    content = []
+    for part, of, lost, label in parts:
+        table = part['gammas']
+        ticks = {float(i): g for i, g in enumerate(table)}
 
-    def panel(title: str, label: str, *figures: tuple[str, str]) -> Panel:
-        return Panel(title, 'gamma', label, {name: [
-            (float(i), table[g][figure]) for i, g in enumerate(table)]
-            for figure, name in figures}, ticks={float(k): v for k, v in ticks.items()})
+        def panel(title: str, label: str, *figures: tuple[str, str], table: Any = table,
+                  ticks: Any = ticks, of: str = of) -> Panel:
+            return Panel(title + of, 'gamma', label, {name: [
+                (float(i), table[g][figure]) for i, g in enumerate(table)]
+                for figure, name in figures}, ticks=ticks)
 
-    return {'ema.svg': panels([
-        panel('How late', 'updates', ('lag', 'lag'), ('delay', 'delay of crossovers')),
-        panel('How wrong', 'share of pairs out of order', ('misordered', 'order of groups')),
-        panel('How restless', 'share of units, every 10 updates', ('moved', 'choice of units')),
-        panel('What a cut costs', 'PSNR lost, dB', ('psnr_lost', 'combined score'))])}
+        content += [
+            panel('How late', 'updates', ('lag', 'lag'), ('delay', 'delay of crossovers')),
+            panel('How wrong', 'share of pairs out of order',
+                  ('misordered', 'order of groups')),
+            panel('How restless', 'share of units, every 10 updates',
+                  ('moved', 'choice of units')),
+            panel('What a cut costs', label, (lost, 'combined score'))]
+    return {'ema.svg': panels(content)} if content else {}
 
 
 def tell(result: Mapping[str, Any]) -> dict[str, Any]:
     """A line per gamma, then the claims."""
-    return {**{f'gamma {g}': ', '.join(f'{k} {v["value"]:.3g}' for k, v in row.items() if v)
-               for g, row in result['gammas'].items()}, **spoken(result['claims'])}
+    parts = [('', result)] * ('gammas' in result)
+    parts += [('agents, ', result['agents'])] if 'agents' in result else []
+    return {**{f'{of}gamma {g}': ', '.join(
+        f'{k} {v["value"]:.3g}' for k, v in row.items() if v)
+        for of, part in parts for g, row in part['gammas'].items()}, **spoken(result['claims'])}
 
 
 STUDY = Study(
     name='ema',
     question='How much does smoothing importance over updates delay, steady and improve what is '
              'pruned?',
-    settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'window': 31},
-    cost='quick 1 minute, full 30 minutes',
+    settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'window': 31,
+                              'config': 'config/pendulum_quick.yaml', 'agents': 2},
+    cost='quick 4 minutes, full 2 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

@@ -8,12 +8,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from pruning_core import config as configuration
+from pruning_core.checkpoint import load_run
 from pruning_core.errors import AgentError, ConfigError
-from pruning_core.studies import cuts, find, scores, stress
+from pruning_core.studies import cuts, ema, find, scores, smoothing, stress
+from pruning_core.studies.runner import Context
 from pruning_core.studies.study import Asked, run_study, settings_from
+from pruning_core.training import Trainer
 
 SMALL = {'seeds': 1, 'episodes': 1, 'samples': 8, 'iterations': 1, 'updates': [0, 2]}
 
@@ -81,6 +85,47 @@ def images(work):
     (folder / 't10k-images-idx3-ubyte').write_bytes(
         struct.pack('>4I', 0x803, 20, 2, 2) + bytes(range(80)))
     return folder
+
+
+def test_ema_of_agents(of):
+    """Watching changes nothing of a training; every gamma sees the gradients that the agent's own
+    tracker does."""
+    found, work = of('ema', seeds=0, agents=2, gammas=[0.0, 0.9], window=5, every=2, share=0.5)
+    assert 'gammas' not in found
+    agents = found['agents']
+    assert agents['seeds'] == [0, 1] and agents['plant'] == 'Pendulum-v1'
+    assert agents['gammas']['0.9']['lag']['value'] >= agents['gammas']['0']['lag']['value']
+    assert agents['gammas']['0']['return_lost_percent']['n'] == 2
+    assert set(found['claims']) == {f'agents: gamma 0.9 {what} than 0' for what in (
+        'has groups out of order less often', 'changes its choice of units less',
+        'loses less return, %')}
+    mine = work / 'ema' / 'agent_s0' / 'agent'
+    alone = work / 'alone'
+    Trainer(configuration.load(mine / 'config.yaml'), alone).run()
+    weights, unwatched = (load_run(f).agent.components.state_dict() for f in (mine, alone))
+    assert all(torch.equal(weights[name], unwatched[name]) for name in weights)
+
+
+def test_trackers_of_a_study_say_what_the_one_of_the_training_says(here, tiny, tmp_path):
+    """With the gamma of the configuration; a raw one differs."""
+    settings = tiny('training.episodes=3', 'importance.every=1')
+    gamma = settings.importance.gamma
+    seen = []
+
+    class Kept(smoothing.Watch):
+        def __init__(self, *given):
+            super().__init__(*given)
+            seen.append(self)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ema, 'Watch', Kept)
+        ema.run_agent(ema.AgentConfig(settings, smoothing.WatchConfig((gamma,), 0.3, 5, 2), 1),
+                      Context(tmp_path, (), lambda *a, **k: None))
+    ours = load_run(tmp_path / 'agent').importance
+    theirs = seen[0].trackers
+    for name, mine in ours.unit_scores('combined').items():
+        np.testing.assert_array_equal(mine, theirs[gamma].unit_scores('combined')[name])
+    assert any((mine != theirs[0.0].unit_scores('combined')[name]).any()
+               for name, mine in ours.unit_scores('combined').items())
 
 
 def test_stress(of):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pruning_core.importance.crossovers import Crossover
-from pruning_core.studies import ema, find, latent, schedule, timing
+from pruning_core.studies import find, latent, schedule, smoothing, timing
 from pruning_core.studies.study import Asked, run_study, settings_from
 
 TINY = {'hidden': [12, 8], 'seeds': 3, 'epochs': 2}
@@ -99,7 +99,8 @@ def test_latent_claims_on_made_up_results():
 
 
 def test_ema(of):
-    found = of('ema', gammas=[0.0, 0.9], latent=4, window=5, every=2, epochs=10)
+    found = of('ema', gammas=[0.0, 0.9], latent=4, window=5, every=2, epochs=10, config='')
+    assert 'agents' not in found
     assert found['gammas']['0']['moved']['value'] >= found['gammas']['0.9']['moved']['value']
     assert found['gammas']['0.9']['lag']['value'] >= found['gammas']['0']['lag']['value']
     assert set(found['claims']) == {
@@ -111,23 +112,23 @@ def test_ema(of):
 def test_lag_of_a_shifted_signal():
     truth = np.exp(np.sin(np.arange(200)[:, None] / 9 + np.arange(3)))
     late = np.roll(truth, 7, axis=0)
-    assert ema.lag(late, truth, 30) == 7 and ema.lag(truth, truth, 30) == 0
+    assert smoothing.lag(late, truth, 30) == 7 and smoothing.lag(truth, truth, 30) == 0
 
 
 def test_order_and_delay():
     truth = np.array([[1.0, 2.0], [1.0, 2.0], [3.0, 2.0], [3.0, 2.0]])
-    assert ema.misordered(truth, truth) == 0
-    assert ema.misordered(truth[[0, 0, 0, 2]], truth) == 0.25
+    assert smoothing.misordered(truth, truth) == 0
+    assert smoothing.misordered(truth[[0, 0, 0, 2]], truth) == 0.25
     expected = [Crossover(10.0, 'a', 'b', 1.0), Crossover(50.0, 'b', 'a', 1.0)]
     found = [Crossover(14.0, 'a', 'b', 1.0), Crossover(52.0, 'b', 'a', 1.0),
              Crossover(90.0, 'a', 'b', 1.0)]
-    assert ema.delay(found, expected) == 3.0
-    assert ema.delay([], expected) is None
+    assert smoothing.delay(found, expected) == 3.0
+    assert smoothing.delay([], expected) is None
 
 
 def test_centred_mean():
     values = np.arange(7.0)[:, None]
-    np.testing.assert_allclose(ema.centred(values, 3)[:, 0], [0.5, 1, 2, 3, 4, 5, 5.5])
+    np.testing.assert_allclose(smoothing.centred(values, 3)[:, 0], [0.5, 1, 2, 3, 4, 5, 5.5])
 
 
 def test_schedule(of):
