@@ -10,8 +10,9 @@ thousand. SOAK_SECONDS is how long the legs take together (default 3600); the co
 A leg's figures are kept as soon as it is done; `--resume` does those that are missing.
 
 Everything is seen from outside: commands, metrics and diagnostics over DDS, memory in /proc. A
-missed deadline is the machine's own where a process of the highest priority saw that the processor
-itself stood still just then (`soak_stalls.py`); the others are the controller's.
+missed deadline is the machine's own where processes of the highest priority saw that a processor
+itself stood still, for half of the tick's excess or more (`soak_stalls.py`); the others are the
+controller's.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
-from soak_stalls import Stalls, longest_within
+from soak_stalls import Stalls, longest, stood_still
 from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray
 
 from pruned_controller.conversions import (
@@ -57,7 +58,6 @@ from pruning_core.runtime.metrics import JsonlWriter
 HERE = Path(__file__).resolve().parent
 PERIOD_S = 0.02
 LIMIT = 2.0  # N m
-SEEN_WITHIN_S = 0.1  # of a message, by an ordinary process on loaded processors
 HOUR = {'swaps': 200, 'transitions': 500, 'malformed': 100_000}
 FIRST = ('chrt', '--rr', '1')  # before ordinary processes from its first instruction on
 LEGS = ('fifo', 'ordinary', 'transitions', 'recovery', 'fuzz')
@@ -69,17 +69,20 @@ BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(
 
 @dataclass(frozen=True)
 class Miss:
-    """A tick that ended after its deadline: when that was seen, and how it came."""
+    """A tick that ended after its deadline: when that was, and how it came."""
 
-    seen: float  # time.monotonic
+    ended: float  # time.monotonic
     late_s: float
     computed_s: float
     in_swap: bool
 
     def stalled_s(self, stalls: list[tuple[float, float]]) -> float:
-        """How long the machine stood still while it lasted, and until it was seen."""
-        began = self.seen - self.late_s - self.computed_s - SEEN_WITHIN_S
-        return longest_within(stalls, began, self.seen)
+        """How long the machine stood still, on any processor, from when it was due to its end."""
+        return stood_still(stalls, self.ended - self.late_s - self.computed_s, self.ended)
+
+    def by_machine(self, stalls: list[tuple[float, float]], typical_s: float) -> bool:
+        """Whether such stalls make up half of the time that it took more than others, or more."""
+        return self.stalled_s(stalls) >= 0.5 * (self.late_s + self.computed_s - typical_s)
 
 
 class Seen:
@@ -108,10 +111,11 @@ class Seen:
         self.latency.append(message.data)
         self.in_swap.append(self.swapping)
 
-    def _on_lateness(self, message: Float64) -> None:
+    def _on_lateness(self, message: Float64, info: Any) -> None:
         """The word that follows a tick's latency: one that ended after its period is kept."""
         if self.latency and self.latency[-1] + message.data > PERIOD_S:
-            self.misses.append(Miss(time.monotonic(), message.data, self.latency[-1],
+            ago_s = 1e-9 * (time.time_ns() - info['source_timestamp'])
+            self.misses.append(Miss(time.monotonic() - ago_s, message.data, self.latency[-1],
                                     self.swapping))
 
     def _on_command(self, message: Float64MultiArray) -> None:
@@ -283,11 +287,12 @@ class Soak:
         self.nodes.check()
         change = {k: after[k] - before[k] for k in after}
         periods = change['ticks'] + change['skipped']
-        stood = [miss.stalled_s(stalls.since(began)) for miss in seen.misses]
-        own = [m.in_swap for m, stood_s in zip(seen.misses, stood, strict=True) if not stood_s]
-        expected = own.count(False) / max(1, periods - swapped_ticks) * swapped_ticks
         latency, inside = seen.latency[:], np.asarray(seen.in_swap[:], bool)  # copies: they grow
         drift, quantiles = p99_drift(latency)
+        seen_stalls, typical_s = stalls.since(began), quantiles.get('p50_s', 0.0)
+        machine = [m.by_machine(seen_stalls, typical_s) for m in seen.misses]
+        own = [m.in_swap for m, is_its in zip(seen.misses, machine, strict=True) if not is_its]
+        expected = own.count(False) / max(1, periods - swapped_ticks) * swapped_ticks
         self.result.update(
             missed_share=change['skipped'] / periods,
             swap_caused_misses=max(0, round(own.count(True) - expected)),
@@ -295,16 +300,17 @@ class Soak:
         self.result['first_leg'] = {
             **change, 'seconds': seconds, 'swaps_good': good, 'swaps_bad': bad,
             'swaps_refused': self.refusals, 'changed_back': int(seen.diagnostics['quarantined']),
-            'stalls_watched': stalls.watched, 'stalls': len(stalls.since(began)),
-            'longest_stall_s': round(longest_within(stalls.since(began)), 4),
-            'missed_in_stalls': len(stood) - len(own), 'missed_without_stall': len(own),
-            'missed_without_stall_in_swap_windows': own.count(True),
+            'stalls_watched': stalls.watched, 'stalls': len(seen_stalls),
+            'stalls_longer_than_10_ms': sum(b - a > 0.01 for a, b in seen_stalls),
+            'longest_stall_s': round(longest(seen_stalls), 4),
+            'long_ticks_by_machine': len(machine) - len(own), 'long_ticks_own': len(own),
+            'long_ticks_own_in_swap_windows': own.count(True),
             'expected_there': round(expected, 2),
             'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,
-            'misses': [{'at_s': round(m.seen - began, 1), 'late_ms': round(1e3 * m.late_s, 1),
-                        'computed_ms': round(1e3 * m.computed_s, 1), 'in_swap': m.in_swap,
-                        'stalled_ms': round(1e3 * stood_s, 1)}
-                       for m, stood_s in zip(seen.misses, stood, strict=True)],
+            'own': [{'at_s': round(m.ended - began, 3), 'late_ms': round(1e3 * m.late_s, 1),
+                     'computed_ms': round(1e3 * m.computed_s, 1), 'in_swap': m.in_swap,
+                     'stalled_ms': round(1e3 * m.stalled_s(seen_stalls), 1)}
+                    for m, is_its in zip(seen.misses, machine, strict=True) if not is_its],
             'p999_in_swap_windows_s': tail(latency, inside),
             'p999_outside_s': tail(latency, ~inside),
             'steal_s': round(steal_s() - stolen, 2),

@@ -9,7 +9,6 @@ was not there: taken by the host of a virtual machine, by firmware, or asleep.
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -50,10 +49,19 @@ class Stalls:
             process.wait()
 
 
-def longest_within(stalls: list[tuple[float, float]], began: float = -math.inf,
-                   ended: float = math.inf) -> float:
-    """Seconds of the longest stall of which some lies between two times; 0: there is none."""
-    return max((b - a for a, b in stalls if a < ended and b > began), default=0.0)
+def longest(stalls: list[tuple[float, float]]) -> float:
+    """Seconds of the longest stall; 0: there is none."""
+    return max((b - a for a, b in stalls), default=0.0)
+
+
+def stood_still(stalls: list[tuple[float, float]], began: float, ended: float) -> float:
+    """Seconds between two times in which some processor stood still; the stalls are sorted."""
+    total, until = 0.0, began
+    for a, b in stalls:
+        if b > until and a < ended:
+            total += min(b, ended) - max(a, until)
+            until = min(b, ended)
+    return total
 
 
 def watch(core: int, file: Path, parent: int) -> int:

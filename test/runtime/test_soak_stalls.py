@@ -24,14 +24,16 @@ def stalls():
     return module
 
 
-@pytest.mark.parametrize(('began', 'ended', 'longest'), [
-    (0.0, 0.9, 0.0), (0.0, 1.01, 0.02), (1.01, 1.5, 0.02), (1.02, 2.0, 0.0), (0.5, 3.0, 0.05),
-    (2.01, 2.02, 0.05)])
-def test_a_stall_counts_where_some_of_it_lies_within_the_time_asked_for(stalls, began, ended,
-                                                                        longest):
-    seen = [(1.0, 1.02), (2.0, 2.05)]
-    assert stalls.longest_within(seen, began, ended) == pytest.approx(longest)
-    assert stalls.longest_within([]) == 0.0
+@pytest.mark.parametrize(('began', 'ended', 'still'), [
+    (0.0, 0.9, 0.0), (0.0, 1.01, 0.01), (1.01, 1.5, 0.03), (1.0, 1.5, 0.04), (1.04, 2.0, 0.0),
+    (0.5, 3.0, 0.09), (2.01, 2.02, 0.01)])
+def test_time_that_any_processor_stood_still_counts_once(stalls, began, ended, still):
+    """Two processors often stand still together."""
+    seen = [(1.0, 1.02), (1.01, 1.04), (1.01, 1.015), (2.0, 2.05)]
+    assert stalls.stood_still(seen, began, ended) == pytest.approx(still)
+    assert stalls.stood_still([], began, ended) == 0.0
+    assert stalls.longest(seen) == pytest.approx(0.05)
+    assert stalls.longest([]) == 0.0
 
 
 def may_be_first():
@@ -52,7 +54,7 @@ def test_a_watcher_that_was_stopped_for_a_while_saw_a_stall_that_long(stalls, tm
         time.sleep(0.3)
         os.kill(first.pid, signal.SIGCONT)
         time.sleep(0.3)
-        assert 0.25 < stalls.longest_within(watch.since(began)) < 5.0
+        assert 0.25 < stalls.longest(watch.since(began)) < 5.0
         assert watch.since(time.monotonic() + 60) == []
     finally:
         watch.close()
