@@ -41,7 +41,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
 from soak_stalls import Stalls, longest, stood_still
-from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray
+from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray, UInt64
 
 from pruned_controller.conversions import (
     COMMAND,
@@ -69,24 +69,31 @@ BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(
 
 @dataclass(frozen=True)
 class Miss:
-    """A tick that ended after its deadline: when that was, and how it came."""
+    """A tick that ended after its deadline, as the tick after it tells.
 
-    ended: float  # time.monotonic
-    late_s: float
-    computed_s: float
+    Attributes:
+        began: `time.monotonic` before the tick was due, by less than two periods.
+        ended: when the next one started.
+        skipped: whole periods that it cost.
+        in_swap: whether a bundle was on its way or had just arrived.
+    """
+
+    began: float
+    ended: float
+    skipped: int
     in_swap: bool
 
     def stalled_s(self, stalls: list[tuple[float, float]]) -> float:
-        """How long the machine stood still, on any processor, from when it was due to its end."""
-        return stood_still(stalls, self.ended - self.late_s - self.computed_s, self.ended)
+        """How long the machine stood still meanwhile, on any processor."""
+        return stood_still(stalls, self.began, self.ended)
 
     def by_machine(self, stalls: list[tuple[float, float]], typical_s: float) -> bool:
-        """Whether such stalls make up half of the time that it took more than others, or more."""
-        return self.stalled_s(stalls) >= 0.5 * (self.late_s + self.computed_s - typical_s)
+        """Whether such stalls make up half of what it took longer than other ticks, or more."""
+        return self.stalled_s(stalls) >= 0.5 * (self.skipped * PERIOD_S - typical_s)
 
 
 class Seen:
-    """What ROS shows of the controller; memory grows by nine bytes a tick, for the latencies."""
+    """What ROS shows of the controller; memory grows by 17 bytes a tick, for the latencies."""
 
     def __init__(self, observer: Observer) -> None:
         self.unsafe = self.commands = 0
@@ -94,7 +101,8 @@ class Seen:
         self.latency = array('d')
         self.swapping = False
         self.in_swap = array('b')  # for each latency
-        self.misses: list[Miss] = []
+        self.sent = array('d')  # likewise: time.monotonic
+        self.skipped: list[tuple[float, int]] = []  # when it rose, and to what
         self.diagnostics: dict[str, str] = {}
         self.reports = 0
         self.observer = observer
@@ -102,21 +110,30 @@ class Seen:
         self.bundles = node.create_publisher(UInt8MultiArray, '/pruner/bundle', LATCHED)
         node.create_subscription(Float64MultiArray, 'command', self._on_command, COMMAND)
         node.create_subscription(Float64, '/controller/latency', self._on_latency, METRIC)
-        node.create_subscription(Float64, '/controller/lateness', self._on_lateness, METRIC)
+        node.create_subscription(UInt64, '/controller/deadline_misses', self._on_skipped, METRIC)
         observer.ticks = deque(maxlen=1)  # type: ignore[assignment]  # the demo's, not needed here
         observer.rewards = deque(maxlen=1)  # type: ignore[assignment]
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, METRIC)
 
-    def _on_latency(self, message: Float64) -> None:
+    def _on_latency(self, message: Float64, info: Any) -> None:
         self.latency.append(message.data)
         self.in_swap.append(self.swapping)
+        self.sent.append(sent_at(info))
 
-    def _on_lateness(self, message: Float64, info: Any) -> None:
-        """The word that follows a tick's latency: one that ended after its period is kept."""
-        if self.latency and self.latency[-1] + message.data > PERIOD_S:
-            ago_s = 1e-9 * (time.time_ns() - info['source_timestamp'])
-            self.misses.append(Miss(time.monotonic() - ago_s, message.data, self.latency[-1],
-                                    self.swapping))
+    def _on_skipped(self, message: UInt64, info: Any) -> None:
+        if not self.skipped or message.data != self.skipped[-1][1]:
+            self.skipped.append((sent_at(info), message.data))
+
+    def misses(self) -> list[Miss]:
+        """Each tick that made the loop skip periods, since the latencies begin."""
+        sent, found = np.asarray(self.sent[:]), []
+        for (_, before), (at, now) in zip(self.skipped, self.skipped[1:], strict=False):
+            after = int(np.searchsorted(sent, at, side='right')) - 1  # the tick that tells of it
+            if after >= 0:
+                started = sent[after] - self.latency[after]
+                found.append(Miss(started - (now - before + 2) * PERIOD_S, started, now - before,
+                                  bool(self.in_swap[after])))
+        return found
 
     def _on_command(self, message: Float64MultiArray) -> None:
         values = list(message.data)
@@ -254,7 +271,7 @@ class Soak:
         pid = self.nodes.pid('controller')
         before, stolen, stalls = self.report(), steal_s(), Stalls(self.folder)
         began = time.monotonic()
-        del seen.latency[:], seen.in_swap[:], seen.misses[:]
+        del seen.latency[:], seen.in_swap[:], seen.sent[:], seen.skipped[:-1]
         every = seconds / (1 + max(4, round(HOUR['swaps'] * self.part)))
         next_swap, next_sample, next_word = began + every, began, began
         memory: list[tuple[float, float]] = []
@@ -289,13 +306,16 @@ class Soak:
         periods = change['ticks'] + change['skipped']
         latency, inside = seen.latency[:], np.asarray(seen.in_swap[:], bool)  # copies: they grow
         drift, quantiles = p99_drift(latency)
-        seen_stalls, typical_s = stalls.since(began), quantiles.get('p50_s', 0.0)
-        machine = [m.by_machine(seen_stalls, typical_s) for m in seen.misses]
-        own = [m.in_swap for m, is_its in zip(seen.misses, machine, strict=True) if not is_its]
-        expected = own.count(False) / max(1, periods - swapped_ticks) * swapped_ticks
+        seen_stalls = stalls.since(began)
+        typical_s = quantiles.get('p50_s', 0.0)
+        misses = seen.misses()
+        own = [m for m in misses if not m.by_machine(seen_stalls, typical_s)]
+        in_swaps = sum(m.skipped for m in own if m.in_swap)
+        missed = sum(m.skipped for m in own)
+        expected = (missed - in_swaps) / max(1, periods - swapped_ticks) * swapped_ticks
         self.result.update(
             missed_share=change['skipped'] / periods,
-            swap_caused_misses=max(0, round(own.count(True) - expected)),
+            swap_caused_misses=max(0, round(in_swaps - expected)),
             rss_slope_mb_per_h=slope(memory), p99_drift=drift)
         self.result['first_leg'] = {
             **change, 'seconds': seconds, 'swaps_good': good, 'swaps_bad': bad,
@@ -303,14 +323,13 @@ class Soak:
             'stalls_watched': stalls.watched, 'stalls': len(seen_stalls),
             'stalls_longer_than_10_ms': sum(b - a > 0.01 for a, b in seen_stalls),
             'longest_stall_s': round(longest(seen_stalls), 4),
-            'long_ticks_by_machine': len(machine) - len(own), 'long_ticks_own': len(own),
-            'long_ticks_own_in_swap_windows': own.count(True),
+            'skipped_by_machine': sum(m.skipped for m in misses) - missed,
+            'skipped_own': missed, 'skipped_own_in_swap_windows': in_swaps,
             'expected_there': round(expected, 2),
             'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,
-            'own': [{'at_s': round(m.ended - began, 3), 'late_ms': round(1e3 * m.late_s, 1),
-                     'computed_ms': round(1e3 * m.computed_s, 1), 'in_swap': m.in_swap,
-                     'stalled_ms': round(1e3 * m.stalled_s(seen_stalls), 1)}
-                    for m, is_its in zip(seen.misses, machine, strict=True) if not is_its],
+            'own': [{'at_s': round(m.ended - began, 3), 'skipped': m.skipped,
+                     'in_swap': m.in_swap,
+                     'stalled_ms': round(1e3 * m.stalled_s(seen_stalls), 1)} for m in own],
             'p999_in_swap_windows_s': tail(latency, inside),
             'p999_outside_s': tail(latency, ~inside),
             'steal_s': round(steal_s() - stolen, 2),
@@ -488,6 +507,11 @@ class Storm:
     def end(self) -> None:
         for future in self._waiting:
             future.cancel()
+
+
+def sent_at(info: Any) -> float:
+    """`time.monotonic` at which a message was sent, by the machine's clock."""
+    return time.monotonic() - 1e-9 * (time.time_ns() - int(info['source_timestamp']))
 
 
 def steal_s() -> float:
