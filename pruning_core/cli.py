@@ -147,7 +147,9 @@ def parser() -> argparse.ArgumentParser:
 
     stability = add('stability', _stability, 'Test from where an agent gets to its goal and stays',
                     'python -m pruning_core stability --agent pendulum_dense --states 200')
-    stability.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
+    tested = stability.add_mutually_exclusive_group(required=True)
+    tested.add_argument('--agent', help='run folder, or name of a shipped agent')
+    tested.add_argument('--bundle', type=Path, help='the bundle, as the robot runs it')
     stability.add_argument('--against', help='another agent, from the same states with the same '
                            'noise: what differs')
     stability.add_argument('--states', type=int, default=1000,
@@ -591,15 +593,20 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _stability(options: argparse.Namespace) -> int:
     from pruning_core import checkpoint, zoo
-    from pruning_core.stability_report import Asked, describe_stability
+    from pruning_core.runtime.bundle import open_bundle
+    from pruning_core.stability_report import Asked, describe_bundle, describe_stability
 
-    run = checkpoint.load_run(zoo.find(options.agent))
     against = checkpoint.load_run(zoo.find(options.against)) if options.against else None
-    return _tell(options, describe_stability(run, Asked(
+    asked = Asked(
         states=options.states, near=options.near, periods=options.periods,
         samples=options.samples, iterations=options.iterations, policy=options.policy,
         value=options.value, sweeps=options.sweeps, bounds=options.bounds, seed=options.seed,
-        processes=options.processes, out=options.out, against=against), _progress(options)))
+        processes=options.processes, out=options.out, against=against)
+    if options.bundle:
+        return _tell(options, describe_bundle(open_bundle(options.bundle), asked,
+                                              _progress(options)))
+    run = checkpoint.load_run(zoo.find(options.agent))
+    return _tell(options, describe_stability(run, asked, _progress(options)))
 
 
 def _study(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every stability figure of one agent as rows for a person: what `stability` prints."""
+"""Every stability figure of one agent or bundle as rows for a person: what `stability` prints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pruning_core import config as configuration
+from pruning_core.bundle_loop import BundleController
 from pruning_core.checkpoint import Run
-from pruning_core.closed_loop import AgentController, Conditions, Workers
-from pruning_core.config import PlannerConfig
+from pruning_core.closed_loop import AgentController, Conditions, Controller, Loop, Workers
 from pruning_core.decrease import check, pair, reference_level
 from pruning_core.errors import ConfigError, explain
 from pruning_core.evaluation import evaluation_seeds
@@ -24,7 +25,8 @@ from pruning_core.policy_bounds import (
 )
 from pruning_core.progress import Progress
 from pruning_core.robustness import SWEEPS, delay_margin, sweep
-from pruning_core.stability_gate import Judged, closed_loop, leave_failures, require_plant
+from pruning_core.runtime.bundle import Bundle
+from pruning_core.stability_gate import Judged, leave_failures, require_plant
 from pruning_core.value_evidence import value_evidence
 
 _SAMPLES = 20_000  # pairs that the Lipschitz bound is held against
@@ -50,6 +52,49 @@ class Asked:
     against: Run | None
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: an agent or a bundle, on its plant.
+
+    Attributes:
+        name: for people.
+        controller: with its planner.
+        judged: its plant.
+        action_repeat: plant steps per decision.
+    """
+
+    name: str
+    controller: Controller
+    judged: Judged
+    action_repeat: int
+
+    def loop(self, conditions: Conditions) -> Loop:
+        """The controller on its plant."""
+        return Loop(self.judged.plant, self.controller, self.judged.lyapunov, conditions)
+
+
+def describe_bundle(bundle: Bundle, asked: Asked, progress: Progress) -> dict[str, Any]:
+    """Test a bundle, planning as on the robot.
+
+    Raises:
+        AgentError: its plant has no known goal.
+        ConfigError: a number cannot be used, or something was asked for that takes an agent.
+    """
+    for name in ('policy', 'value', 'bounds', 'against'):
+        if getattr(asked, name):
+            raise ConfigError(explain(
+                f'--{name} was given with --bundle', 'a bundle holds no more than plans',
+                '--states, --near, --sweeps, --samples, --iterations with a bundle',
+                'name the agent that it was exported from: --agent'))
+    config = configuration.from_dict(dict(bundle.manifest.config))
+    judged = require_plant(config, 'a stability test')
+    subject = Subject(
+        str(bundle.path), BundleController(bundle, asked.samples, asked.iterations), judged,
+        config.env.action_repeat)
+    facts = _decrease(subject, None, asked, progress)
+    return facts | (_sweeps(subject, asked, progress) if asked.sweeps else {})
+
+
 def describe_stability(run: Run, asked: Asked, progress: Progress) -> dict[str, Any]:
     """Test an agent.
 
@@ -62,39 +107,46 @@ def describe_stability(run: Run, asked: Asked, progress: Progress) -> dict[str, 
         return value_evidence(run.agent, run.config.env, evaluation_seeds(asked.states), planner,
                               progress=progress).to_json()
     judged = require_plant(run.config, 'a stability test')
-    facts = _decrease(run, judged, planner, asked, progress)
+
+    def subject(of: Run) -> Subject:
+        return Subject(str(of.folder), AgentController(of.agent, judged.plant.limits, planner),
+                       judged, run.config.env.action_repeat)
+
+    facts = _decrease(subject(run), subject(asked.against) if asked.against else None, asked,
+                      progress)
     if asked.sweeps:
-        facts.update(_sweeps(run, judged, planner, asked, progress))
+        facts.update(_sweeps(subject(run), asked, progress))
     if asked.bounds:
         facts.update(_bounds(run, judged))
     return facts
 
 
-def _decrease(run: Run, judged: Judged, planner: PlannerConfig | None, asked: Asked,
-              progress: Progress) -> dict[str, Any]:
+def _decrease(subject: Subject, against: Subject | None, asked: Asked, progress: Progress
+              ) -> dict[str, Any]:
+    judged = subject.judged
     k = judged.lyapunov.steps
     if asked.near:
         level, conditions = reference_level(judged.plant, judged.lyapunov), Conditions(k)
     else:
         level, conditions = np.inf, Conditions(asked.periods, hold=k)
-    tested = check(closed_loop(run.agent, judged, planner, conditions), level, asked.states,
-                   asked.seed, Workers(asked.processes, progress))
+    tested = check(subject.loop(conditions), level, asked.states, asked.seed,
+                   Workers(asked.processes, progress))
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
         leave_failures(asked.out, judged, tested)
     d = tested.decrease
     paired: dict[str, Any] = {}
-    if asked.against is not None:
-        other = check(closed_loop(asked.against.agent, judged, planner, conditions), level,
-                      asked.states, asked.seed, Workers(asked.processes, progress, 'against'))
+    if against is not None:
+        other = check(against.loop(conditions), level, asked.states, asked.seed,
+                      Workers(asked.processes, progress, 'against'))
         found = pair(tested, other)
-        paired = {'against': str(asked.against.folder),
+        paired = {'against': against.name,
                   'its violations': other.decrease.violations,
                   'fails alone': found.alone, 'the other alone': found.other_alone,
                   'difference of the shares': found.difference,
                   '95 % interval': [found.low, found.high]}
     facts: dict[str, Any] = {
-        'agent': str(run.folder), 'states': d.states, 'periods': conditions.steps,
+        'agent': subject.name, 'states': d.states, 'periods': conditions.steps,
         'V of the states': [round(d.ball, 4), round(d.level, 4)], 'violations': d.violations,
         'violation share': d.share, 'at most (95 %)': d.bound, 'margin': d.margin,
         'largest passing V': d.passing_level, 'states below it': d.passing_states}
@@ -109,14 +161,13 @@ def _need_pendulum(judged: Judged, what: str) -> None:
                                   f'leave --{what} away'))
 
 
-def _sweeps(run: Run, judged: Judged, planner: PlannerConfig | None, asked: Asked,
-            progress: Progress) -> dict[str, Any]:
-    _need_pendulum(judged, 'sweeps')
-    controller = AgentController(run.agent, judged.plant.limits, planner)
+def _sweeps(subject: Subject, asked: Asked, progress: Progress) -> dict[str, Any]:
+    _need_pendulum(subject.judged, 'sweeps')
     facts: dict[str, Any] = {}
     for what in SWEEPS:
-        points = sweep(what, controller, judged.lyapunov, Conditions(asked.periods), asked.states,
-                       asked.seed, action_repeat=run.config.env.action_repeat,
+        points = sweep(what, subject.controller, subject.judged.lyapunov,
+                       Conditions(asked.periods), asked.states, asked.seed,
+                       action_repeat=subject.action_repeat,
                        workers=Workers(asked.processes, progress, what))
         for point in points:
             facts[f'{what} {point.value:g}'] = (

@@ -89,6 +89,22 @@ class _Size:
     pace: Pace
 
 
+@dataclass
+class Course:
+    """What a planner carries from one decision of a run to the next.
+
+    Attributes:
+        rng: of the run's noise.
+        mean: (H, A) the last plan.
+        predicted: (1, Z) the latent that was foreseen for the next decision; None before there is
+            one.
+    """
+
+    rng: np.random.Generator
+    mean: Array
+    predicted: Array | None = None
+
+
 class Planner:
     """Plans on one bundle, warm-started from the last decision.
 
@@ -127,6 +143,7 @@ class Planner:
                                       '1 or more', 'correct the parameter'))
         self._clock = clock
         self._rng = np.random.default_rng(seed)
+        self._course: Course | None = None  # that is followed
         weights = read(bundle.graphs[WEIGHTS])
         opened = {role: session(bundle.graphs[name], weights.get(name, {}), count)
                   for role, name, count in (('start', start, threads), ('step', step, threads),
@@ -215,6 +232,25 @@ class Planner:
         self._has_predicted = False
         if seed is not None:
             self._rng = np.random.default_rng(seed)
+
+    def course(self, seed: int) -> Course:
+        """Return the beginning of a run with noise of its own; see `follow`."""
+        return Course(np.random.default_rng(seed), np.zeros_like(self._mean))
+
+    def follow(self, course: Course) -> None:
+        """Plan for this run from now on, until another one is followed.
+
+        One planner can thus decide for many runs in turn, each as if it were alone.
+        """
+        before, self._course = self._course, course
+        if before is not None:
+            before.mean = self._mean.copy()
+            before.predicted = self._predicted.copy() if self._has_predicted else None
+        self._rng = course.rng
+        self._mean[:] = course.mean
+        self._has_predicted = course.predicted is not None
+        if course.predicted is not None:
+            self._predicted[:] = course.predicted
 
     def plan(self, observation: npt.ArrayLike, budget_s: float | None = None) -> Plan:
         """Plan one decision.

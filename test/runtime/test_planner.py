@@ -142,6 +142,25 @@ def test_same_seed_same_commands_and_another_seed_others(bundle):
     assert commands(3) != commands(4)
 
 
+def test_runs_that_share_a_planner_are_each_as_if_alone(bundle):
+    """Noise, warm start and residual are a run's own; reset begins the one that is followed."""
+    rng = np.random.default_rng(3)
+    seen = rng.uniform(-1, 1, (3, 5, 3))  # run, decision, observation
+    shared = Planner(bundle)
+    courses = [shared.course(10 + run) for run in range(3)]
+    plans = {}
+    for decision in range(5):
+        for run in rng.permutation(3):
+            shared.follow(courses[run])
+            plans[run, decision] = shared.plan(seen[run, decision])
+    for run in range(3):
+        alone = Planner(bundle, seed=10 + run)
+        for decision in range(5):
+            plan, expected = plans[run, decision], alone.plan(seen[run, decision])
+            np.testing.assert_array_equal(plan.action, expected.action)
+            np.testing.assert_equal(plan.residual, expected.residual)
+
+
 def test_warm_up_leaves_no_trace(bundle):
     warm, cold = Planner(bundle), Planner(bundle)
     assert warm.warm_up() > 0
