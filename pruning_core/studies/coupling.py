@@ -88,12 +88,15 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
                         [results[n]['removed'] for n in there])}
         for better, worse in (('protect', 'own'), ('own, a quarter', 'own'),
                               ('own, a quarter', 'protect'), ('min', 'own'),
-                              ('view of all', 'view of the policy'), ('own', 'view of all')):
-            less = saved(results, seeds, [(name_of(better, s, updates), name_of(worse, s, updates))
-                                          for s in settings.sparsities])
-            if less:
-                claims[f'{better} loses less than {worse} after {updates} updates, % of return'] \
-                    = less
+                              ('view of all', 'view of the policy'), ('own', 'view of all'),
+                              ('own', 'view of the policy')):
+            for kind, suffix in (('policy', ''), ('planned', ', planned')):
+                less = saved(results, seeds, [
+                    (name_of(better, s, updates), name_of(worse, s, updates))
+                    for s in settings.sparsities], kind)
+                if less:
+                    claims[f'{better} loses less than {worse} after {updates} updates, '
+                           f'% of return{suffix}'] = less
     return {'plant': settings.config, 'seeds': list(seeds),
             'dense': whole(results, seeds), 'cells': cells, 'claims': claims}
 

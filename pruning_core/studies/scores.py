@@ -122,15 +122,15 @@ def cell(results: Results, seeds: Sequence[int], name: str, way: str, sparsity: 
             'removed': there[0]['removed'], 'macs': there[0]['macs']}
 
 
-def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str]]
-          ) -> dict[str, Any] | None:
-    """Whether the first cut of each pair loses less than the second, by the policy alone.
+def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str]],
+          kind: str = 'policy') -> dict[str, Any] | None:
+    """Whether the first cut of each pair loses less than the second: the policy, or planned.
 
     That is the mean over pairs per seed, in percent of the return; None where no seed has both.
     """
     per_seed: dict[int, list[float]] = {}
     for names in pairs:
-        a, b = (losses(results, seeds, name, 'policy') for name in names)
+        a, b = (losses(results, seeds, name, kind) for name in names)
         for seed in set(a) & set(b):
             per_seed.setdefault(seed, []).append(b[seed] - a[seed])
     return verdict(iqm([sum(v) / len(v) for v in per_seed.values()])) if per_seed else None

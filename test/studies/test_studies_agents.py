@@ -64,6 +64,11 @@ def test_coupling(of):
     assert macs['own'] == macs['view of all'] == macs['view of the policy']
     assert macs['protect'] != macs['own']  # other groups give what the latent does not
     assert 'protect loses less than own after 0 updates, % of return' in found['claims']
+    planned = found['claims']['own loses less than view of all after 2 updates, '
+                              '% of return, planned']
+    own, view = (found['cells'][f'{name}_60_2']['planned_loss_percent']['value']
+                 for name in ('own', 'view-of-all'))
+    assert planned['value'] == pytest.approx(view - own), 'one seed and size'
 
 
 def test_timing_of_agents(of, here):
