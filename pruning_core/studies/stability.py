@@ -36,7 +36,9 @@ from pruning_core.region import region_map
 from pruning_core.robustness import Point, delay_margin, delay_of, sweep
 from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
+from pruning_core.studies.claims import spoken
 from pruning_core.studies.runner import Context, Trial
+from pruning_core.studies.statistics import iqm, verdict
 from pruning_core.studies.study import Study
 
 SCORES = {'task': 0.0, 'stability-aware': 0.5}  # name -> pruning.stability_weight
@@ -154,7 +156,7 @@ def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> d
             timed = results.get(f'{name}_latency')
             rows.append({**found, **({'latency': timed} if timed else {})})
     return {'agents': [zoo.find(a).name for a in settings.agent], 'rows': rows,
-            'table': table(rows), 'largest_safe_sparsity': {
+            'table': table(rows), 'claims': claims(rows), 'largest_safe_sparsity': {
                 score: largest_safe(rows, score) for score in SCORES}}
 
 
@@ -288,6 +290,24 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def claims(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whether stability-aware importance is better, paired by agent; higher is better in all."""
+    out: dict[str, Any] = {}
+    first, second = SCORES
+    for sparsity in sorted({r['sparsity'] for r in rows} - {0.0}):
+        by_score = {score: {r['agent']: r for r in rows
+                            if (r['sparsity'], r['score']) == (sparsity, score)}
+                    for score in SCORES}
+        agents = [a for a in by_score[first] if a in by_score[second]]
+        if not agents:
+            continue
+        figures = {name: FIGURES[name] for name in ('return', 'local margin', 'region area')}
+        for name, figure in {**figures, **_delays([by_score[first][agents[0]]])}.items():
+            out[f'{sparsity:.0%} removed, {second} better than by the {first}: {name}'] = verdict(
+                iqm([figure(by_score[second][a]) - figure(by_score[first][a]) for a in agents]))
+    return out
+
+
 def largest_safe(rows: Sequence[dict[str, Any]], score: str) -> float | None:
     """The largest sparsity such that it and every smaller tested one pass, for every agent.
 
@@ -321,7 +341,8 @@ def tell(result: Mapping[str, Any]) -> dict[str, Any]:
     return {'agents': ', '.join(result['agents']),
             **{f"{line['sparsity']:.0%} {line['score']}": ', '.join(
                 f'{k} {line[k]:.4g}' for k in keys) for line in result['table']},
-            'largest safe sparsity': result['largest_safe_sparsity']}
+            'largest safe sparsity': result['largest_safe_sparsity'],
+            **spoken(result['claims'])}
 
 
 def _two_maps(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

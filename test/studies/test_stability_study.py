@@ -14,7 +14,7 @@ from pruning_core.cli import DONE, FAILED
 from pruning_core.errors import ConfigError
 from pruning_core.studies import stability as study_module
 from pruning_core.studies.runner import run_trials
-from pruning_core.studies.stability import STUDY, Settings, largest_safe, table
+from pruning_core.studies.stability import STUDY, Settings, claims, largest_safe, table
 from pruning_core.studies.study import Asked, run_study, settings_from
 
 SMALL = {'sparsities': (0.5, 0.0), 'samples': 8, 'iterations': 1, 'cells': (2, 3),
@@ -119,6 +119,21 @@ def test_largest_safe_sparsity_needs_every_smaller_one(bounds, largest):
 def test_one_agent_that_fails_counts():
     rows = [row(0.0, 0.01), row(0.0, 0.01, 'b'), row(0.5, 0.01), row(0.5, 0.3, 'b')]
     assert largest_safe(rows, 'task') == 0.0
+
+
+def test_scores_are_compared_agent_by_agent():
+    """What agents have in common says nothing of the scores; an agent without both is left out."""
+    rows = []
+    for number, agent in enumerate('abcd'):
+        rows += [row(0.5, 0.0, agent, value=100.0 * number),
+                 row(0.5, 0.0, agent, 'stability-aware', value=100.0 * number + 1)]
+    rows.append(row(0.5, 0.0, 'alone', value=-1e6))
+    found = claims([row(0.0, 0.0, 'a'), *rows])
+    better = found['50% removed, stability-aware better than by the task: return']
+    assert (better['value'], better['n'], better['verdict']) == (1.0, 4, 'holds')
+    late = found['50% removed, stability-aware better than by the task: reached, 1 late']
+    assert (late['value'], late['verdict']) == (0.0, 'not shown')
+    assert not any(name.startswith('0%') for name in found)
 
 
 def test_table_has_students_interval():
