@@ -97,7 +97,8 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
     if settings.config:
         out += [Trial(f'{folder}/agent_s{seed}', run_agent, AgentConfig(configuration.load(
             settings.config, [f'training.seed={seed}', 'training.threads=1',
-                              'importance.every=1', 'training.evaluate_every=0']),
+                              'importance.every=1', 'importance.fisher=batch',
+                              'training.evaluate_every=0', 'training.keep_best=false']),
             watch, settings.episodes), weight=6.0) for seed in range(settings.agents)]
     return out
 
