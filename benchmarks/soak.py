@@ -40,6 +40,7 @@ import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from soak_stalls import Stalls, longest, stood_still
 from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray, UInt64
 
@@ -58,6 +59,7 @@ from pruning_core.runtime.metrics import JsonlWriter
 HERE = Path(__file__).resolve().parent
 PERIOD_S = 0.02
 LIMIT = 2.0  # N m
+EVERY = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)  # also after a stall
 HOUR = {'swaps': 200, 'transitions': 500, 'malformed': 100_000}
 FIRST = ('chrt', '--rr', '1')  # before ordinary processes from its first instruction on
 LEGS = ('fifo', 'ordinary', 'transitions', 'recovery', 'fuzz')
@@ -88,8 +90,12 @@ class Miss:
         return stood_still(stalls, self.began, self.ended)
 
     def by_machine(self, stalls: list[tuple[float, float]], typical_s: float) -> bool:
-        """Whether such stalls make up half of what it took longer than other ticks, or more."""
-        return self.stalled_s(stalls) >= 0.5 * (self.skipped * PERIOD_S - typical_s)
+        """Whether such stalls make up half, or more, of the least that it took beyond others.
+
+        Never so of a controller that is too slow for its period anyway.
+        """
+        excess_s = self.skipped * PERIOD_S - typical_s
+        return excess_s > 0 and self.stalled_s(stalls) >= 0.5 * excess_s
 
 
 class Seen:
@@ -103,14 +109,15 @@ class Seen:
         self.in_swap = array('b')  # for each latency
         self.sent = array('d')  # likewise: time.monotonic
         self.skipped: list[tuple[float, int]] = []  # when it rose, and to what
+        self.first = 0  # of the latencies that count
         self.diagnostics: dict[str, str] = {}
         self.reports = 0
         self.observer = observer
         node = observer.node
         self.bundles = node.create_publisher(UInt8MultiArray, '/pruner/bundle', LATCHED)
         node.create_subscription(Float64MultiArray, 'command', self._on_command, COMMAND)
-        node.create_subscription(Float64, '/controller/latency', self._on_latency, METRIC)
-        node.create_subscription(UInt64, '/controller/deadline_misses', self._on_skipped, METRIC)
+        node.create_subscription(Float64, '/controller/latency', self._on_latency, EVERY)
+        node.create_subscription(UInt64, '/controller/deadline_misses', self._on_skipped, EVERY)
         observer.ticks = deque(maxlen=1)  # type: ignore[assignment]  # the demo's, not needed here
         observer.rewards = deque(maxlen=1)  # type: ignore[assignment]
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, METRIC)
@@ -125,11 +132,11 @@ class Seen:
             self.skipped.append((sent_at(info), message.data))
 
     def misses(self) -> list[Miss]:
-        """Each tick that made the loop skip periods, since the latencies begin."""
+        """Each tick that made the loop skip periods, from the first latency that counts on."""
         sent, found = np.asarray(self.sent[:]), []
         for (_, before), (at, now) in zip(self.skipped, self.skipped[1:], strict=False):
             after = int(np.searchsorted(sent, at, side='right')) - 1  # the tick that tells of it
-            if after >= 0:
+            if after > self.first:
                 started = sent[after] - self.latency[after]
                 found.append(Miss(started - (now - before + 2) * PERIOD_S, started, now - before,
                                   bool(self.in_swap[after])))
@@ -271,7 +278,7 @@ class Soak:
         pid = self.nodes.pid('controller')
         before, stolen, stalls = self.report(), steal_s(), Stalls(self.folder)
         began = time.monotonic()
-        del seen.latency[:], seen.in_swap[:], seen.sent[:], seen.skipped[:-1]
+        seen.first = len(seen.sent)
         every = seconds / (1 + max(4, round(HOUR['swaps'] * self.part)))
         next_swap, next_sample, next_word = began + every, began, began
         memory: list[tuple[float, float]] = []
@@ -304,7 +311,9 @@ class Soak:
         self.nodes.check()
         change = {k: after[k] - before[k] for k in after}
         periods = change['ticks'] + change['skipped']
-        latency, inside = seen.latency[:], np.asarray(seen.in_swap[:], bool)  # copies: they grow
+        # Copies: they grow, and the last one that grows is `sent`.
+        latency = seen.latency[seen.first:len(seen.sent)]
+        inside = np.asarray(seen.in_swap[seen.first:len(seen.sent)], bool)[:len(latency)]
         drift, quantiles = p99_drift(latency)
         seen_stalls = stalls.since(began)
         typical_s = quantiles.get('p50_s', 0.0)
@@ -323,6 +332,7 @@ class Soak:
             'stalls_watched': stalls.watched, 'stalls': len(seen_stalls),
             'stalls_longer_than_10_ms': sum(b - a > 0.01 for a, b in seen_stalls),
             'longest_stall_s': round(longest(seen_stalls), 4),
+            'ticks_not_seen': change['ticks'] - len(latency),
             'skipped_by_machine': sum(m.skipped for m in misses) - missed,
             'skipped_own': missed, 'skipped_own_in_swap_windows': in_swaps,
             'expected_there': round(expected, 2),

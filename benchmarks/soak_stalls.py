@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """When the machine itself stood still, as the soak's misses are to be told from the controller's.
 
-On each processor a process of the highest real-time priority sleeps for 2 ms at a time. Nothing
-that the operating system runs may keep it from waking up; where it wakes up late, the processor
-was not there: taken by the host of a virtual machine, by firmware, or asleep.
+On each processor a process of the highest real-time priority sleeps for 2 ms at a time. No process
+may keep it from waking up; where it wakes up late, the processor was not there: taken by the host
+of a virtual machine, by firmware, by the kernel itself, or asleep.
 """
 
 from __future__ import annotations

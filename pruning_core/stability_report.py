@@ -83,8 +83,9 @@ def describe_bundle(bundle: Bundle, asked: Asked, progress: Progress) -> dict[st
     for name in ('policy', 'value', 'bounds', 'against'):
         if getattr(asked, name):
             raise ConfigError(explain(
-                f'--{name} was given with --bundle', 'a bundle holds no more than plans',
-                '--states, --near, --sweeps, --samples, --iterations with a bundle',
+                f'--{name} was given with --bundle', 'it takes an agent, not its export',
+                '--states, --near, --periods, --sweeps, --samples, --iterations, --seed, '
+                '--processes and --out with a bundle',
                 'name the agent that it was exported from: --agent'))
     config = configuration.from_dict(dict(bundle.manifest.config))
     judged = require_plant(config, 'a stability test')

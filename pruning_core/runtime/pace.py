@@ -8,8 +8,8 @@ from __future__ import annotations
 class Pace:
     """How long a piece of work is expected to take: rises fast, falls slowly, forgets stalls.
 
-    Work that does not fit is tried again after a while, and after twice the while each time that
-    it still takes too long: a machine that has become slower must not be asked every other tick.
+    Work that does not fit is tried again after a while, and later where it still took too long, up
+    to some hundred ticks: a machine that has become slower must not be asked every other tick.
 
     Attributes:
         expected_s: seconds; 0 while nothing is known.

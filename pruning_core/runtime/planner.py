@@ -244,7 +244,7 @@ class Planner:
         """
         before, self._course = self._course, course
         if before is not None:
-            before.mean = self._mean.copy()
+            before.rng, before.mean = self._rng, self._mean.copy()
             before.predicted = self._predicted.copy() if self._has_predicted else None
         self._rng = course.rng
         self._mean[:] = course.mean

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pruning_core.errors import ConfigError, explain
-from pruning_core.runtime.pace import Pace
 
 NOT_ASKED = 'not asked for'
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
@@ -27,6 +26,7 @@ _RANGE = re.compile(r'(\d+)(?:-(\d+))?')
 _OTHERS = 1  # real-time priority of the threads beside the control loop
 _SHARE = 0.5  # part of the slack that a collection may be expected to take
 _FULL_EVERY = 1000  # ticks between two full collections
+_PATIENCE = (50, 16_384)  # ticks before what did not fit is tried again: at first, and at most
 
 
 def cores(text: str) -> frozenset[int]:
@@ -181,10 +181,38 @@ def lock_memory() -> str:
     return 'locked'
 
 
+class _Work:
+    """Whether work is expected to fit; what does not is tried again, ever more seldom.
+
+    One time that the machine stood still must not be the last, and work that is too long for this
+    machine must not cost a deadline every second.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing, and expect it to fit."""
+        self._expected_s = 0.0
+        self._patience = _PATIENCE[0]
+        self._waited = 0
+
+    def fits(self, slack_s: float) -> bool:
+        """Whether it should be tried now."""
+        if self._expected_s <= _SHARE * slack_s:
+            return True
+        self._waited += 1
+        return self._waited >= self._patience
+
+    def took(self, seconds: float, slack_s: float) -> None:
+        """Learn from having tried."""
+        again, self._waited = self._waited >= self._patience, 0
+        self._expected_s = seconds if again else max(seconds, 0.99 * self._expected_s)
+        if seconds <= _SHARE * slack_s:
+            self._patience = _PATIENCE[0]
+        elif again:
+            self._patience = min(2 * self._patience, _PATIENCE[1])
+
+
 class SlackCollector:
     """Collects garbage in the slack of a loop, where a collection is expected to fit.
-
-    One during which the machine stood still must not be the last: what it took is forgotten again.
 
     Attributes:
         collections: that were made.
@@ -195,7 +223,7 @@ class SlackCollector:
         """Start with nothing known about how long a collection takes."""
         self._clock = clock
         self.collections, self.longest_s = 0, 0.0
-        self._young, self._full = Pace(), Pace()
+        self._young, self._full = _Work(), _Work()
         self._since_full = 0
 
     def __call__(self, slack_s: float) -> None:
@@ -204,14 +232,13 @@ class SlackCollector:
             return
         self._since_full += 1
         due = ((2, self._full),) if self._since_full >= _FULL_EVERY else ()
-        for generation, pace in (*due, (0, self._young)):
-            if pace.expected_s > _SHARE * slack_s:
-                pace.rest()
+        for generation, work in (*due, (0, self._young)):
+            if not work.fits(slack_s):
                 continue
             began = self._clock()
             gc.collect(generation)
             took = self._clock() - began
-            pace.observe(took)
+            work.took(took, slack_s)
             self.longest_s = max(took, self.longest_s)
             self.collections += 1
             if generation == 2:

@@ -97,7 +97,7 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
                 if less:
                     claims[f'{better} loses less than {worse} after {updates} updates, '
                            f'% of return{suffix}'] = less
-    return {'plant': settings.config, 'seeds': list(seeds),
+    return {'plant': settings.config, 'seeds': [s for s in seeds if f'dense_s{s}' in results],
             'dense': whole(results, seeds), 'cells': cells, 'claims': claims}
 
 

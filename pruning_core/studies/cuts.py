@@ -28,7 +28,7 @@ from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically
 from pruning_core.closed_loop import Conditions
 from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
-from pruning_core.errors import ConfigError, explain
+from pruning_core.errors import AgentError, ConfigError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.scratch import as_in_training, from_scratch
@@ -61,8 +61,15 @@ def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Tr
             raise ConfigError(
                 explain(f"agent '{path}' was to be trained with {', '.join(overrides)}",
                         'it is trained already', 'a YAML file', 'name the file it was made of'))
-        each = {seed: path.format(seed=seed) for seed in range(seeds if '{seed}' in path else 1)}
+        each = {seed: path.replace('{seed}', str(seed))
+                for seed in range(seeds if '{seed}' in path else 1)}
         folders = {seed: zoo.find(name) for seed, name in each.items()}
+        for folder in folders.values():
+            if not (folder / AGENT).is_file():
+                raise AgentError(
+                    explain(f"agent '{folder}' was to be studied", f'it holds no {AGENT}',
+                            'the folder of a training that has ended',
+                            'let it end, or name another one'))
         return {seed: Trial(f'agents/{stem(path)}_there_s{seed}', adopt, AdoptConfig(
             each[seed], hashlib.sha256((folder / AGENT).read_bytes()).hexdigest()), weight=0.1)
             for seed, folder in folders.items()}
@@ -77,7 +84,8 @@ def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Tr
 
 def stem(path: str) -> str:
     """Name that an agent goes by in tables: without folder, ending and seed."""
-    return Path(path.replace('{seed}', '')).stem.rstrip('_')
+    place = Path(path.replace('{seed}', ''))
+    return (place.parent if place.name == FOLDER else place).stem.rstrip('_')
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class AdoptConfig:
 
 
 def adopt(config: AdoptConfig, context: Context) -> dict[str, Any]:
-    """Copy an agent, so that what it is needed for does not depend on where it lies."""
+    """Copy an agent to where those that were trained lie."""
     folder = context.folder / FOLDER
     shutil.copytree(zoo.find(config.agent), folder, dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns('bundle', '*.html', '*.svg'))

@@ -238,6 +238,6 @@ STUDY = Study(
     question='How much does smoothing importance over updates delay, steady and improve what is '
              'pruned?',
     settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'window': 31,
-                              'config': 'config/pendulum_quick.yaml', 'agents': 2},
-    cost='quick 4 minutes, full 2 hours',
+                              'config': 'config/pendulum_quick.yaml', 'agents': 3},
+    cost='quick 5 minutes, full 2 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

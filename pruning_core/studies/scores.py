@@ -171,7 +171,7 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
     ranked = [results[f'ranks_s{s}'] for s in seeds if f'ranks_s{s}' in results]
     agreement = {of: {pair: summary([r[of][pair] for r in ranked]) for pair in ranked[0][of]}
                  for of in ('spearman', 'kendall')} if ranked else {}
-    return {'plant': settings.config, 'seeds': list(seeds),
+    return {'plant': settings.config, 'seeds': [s for s in seeds if f'dense_s{s}' in results],
             'dense': whole(results, seeds), 'cells': cells, 'agreement': agreement,
             'claims': claims(settings, results, seeds, agreement)}
 

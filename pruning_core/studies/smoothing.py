@@ -18,6 +18,7 @@ import numpy.typing as npt
 from torch import nn
 
 from pruning_core.config import ImportanceConfig
+from pruning_core.errors import AgentError, explain
 from pruning_core.groups import UnitGraph
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.crossovers import Crossover, crossovers
@@ -64,12 +65,14 @@ class Watch:
 
     def found(self) -> dict[str, Any]:
         """How late, wrong and restless each gamma was."""
-        truth = centred(np.array(self._groups[0.0]), self.config.window)
+        groups = {gamma: np.array(rows) for gamma, rows in self._groups.items()}
+        begins = all_known(groups[0.0])
+        truth = centred(groups[0.0][begins:], self.config.window)
         time = np.arange(1, len(truth) + 1)
         expected = crossovers(time, truth, self.names)
         out = {}
         for gamma in self.config.gammas:
-            signal, chosen = np.array(self._groups[gamma]), self._chosen[gamma]
+            signal, chosen = groups[gamma][begins:], self._chosen[gamma]
             moved = [float((a != b).mean()) for a, b in zip(chosen, chosen[1:], strict=False)]
             shown = crossovers(time, signal, self.names)
             out[f'{gamma:g}'] = {
@@ -77,13 +80,32 @@ class Watch:
                 'misordered': misordered(signal, truth),
                 'moved': float(np.mean(moved[len(moved) // 2:])) if moved else None,
                 'crossovers': len(shown), 'delay': delay(shown, expected)}
-        return {'crossovers': len(expected), 'updates': len(truth), 'gammas': out}
+        return {'crossovers': len(expected), 'updates': begins + len(truth), 'gammas': out}
 
 
 def lower_half(tracker: ImportanceTracker) -> Array:
     """(units,) whether a unit is in the lower half of its group, as a cut by half would see it."""
     parts = [values < np.median(values) for values in tracker.unit_scores('gradient').values()]
     return np.concatenate(parts)
+
+
+def all_known(rows: Array) -> int:
+    """First row of (T, G) from which every group has a value.
+
+    Some have no gradient in the first updates, such as a policy that learns in every second one.
+
+    Raises:
+        AgentError: there is none, or a value is missing after it.
+    """
+    known = np.asarray(np.isfinite(rows).all(axis=1))
+    first = int(known.argmax())
+    if not known[first:].all():
+        raise AgentError(
+            explain('importance was to be watched over a training',
+                    f'{int((~known[first:]).sum())} of {len(rows)} updates without a value for '
+                    'some group', 'a training in which every group has a gradient',
+                    'look for groups that nothing depends on: python -m pruning_core doctor'))
+    return first
 
 
 def centred(values: Array, window: int) -> Array:

@@ -38,7 +38,7 @@ from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
 from pruning_core.studies.claims import spoken
 from pruning_core.studies.runner import Context, Trial
-from pruning_core.studies.statistics import iqm, verdict
+from pruning_core.studies.statistics import iqm, known, verdict
 from pruning_core.studies.study import Study
 
 SCORES = {'task': 0.0, 'stability-aware': 0.5}  # name -> pruning.stability_weight
@@ -303,8 +303,12 @@ def claims(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             continue
         figures = {name: FIGURES[name] for name in ('return', 'local margin', 'region area')}
         for name, figure in {**figures, **_delays([by_score[first][agents[0]]])}.items():
-            out[f'{sparsity:.0%} removed, {second} better than by the {first}: {name}'] = verdict(
-                iqm([figure(by_score[second][a]) - figure(by_score[first][a]) for a in agents]))
+            # NaN where one is not finite, as a margin of runs that blew up.
+            gaps = known(list(np.array([figure(by_score[second][a]) for a in agents], float)
+                              - np.array([figure(by_score[first][a]) for a in agents], float)))
+            if gaps:
+                out[f'{100 * sparsity:g}% removed, {second} better than by the {first}: {name}'] \
+                    = verdict(iqm(gaps))
     return out
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pruning_core.errors import ConfigError, explain
 from pruning_core.studies import scores
 from pruning_core.studies.claims import spoken
 from pruning_core.studies.cuts import stem
@@ -46,10 +47,20 @@ class Settings:
 
 
 def plants(settings: Settings) -> dict[str, scores.Settings]:
-    """The study of the scores on each plant, by the name of its configuration."""
+    """The study of the scores on each plant, by the name of its configuration.
+
+    Raises:
+        ConfigError: two have the same name.
+    """
     shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(scores.Settings)
               if f.name != 'config'}
-    return {stem(path): scores.Settings(config=path, **shared) for path in settings.configs}
+    names = [stem(path) for path in settings.configs]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            explain('plants were to be compared', f'two go by one name ({", ".join(names)})',
+                    'files or folders of different names', 'rename one'))
+    return {name: scores.Settings(config=path, **shared)
+            for name, path in zip(names, settings.configs, strict=True)}
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:

@@ -96,10 +96,13 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
 def _agents(settings: Settings, folder: str) -> list[Trial]:
     out = []
     whole = agents(settings.config, settings.seeds)
-    episodes = configuration.load(settings.config).training.episodes
+    training = configuration.load(settings.config).training
+    learning = training.episodes - training.random_episodes
     for point in POINTS:
+        # Those of random actions come before anything is learned, whatever follows.
+        episodes = training.random_episodes + max(1, round(point * learning))
         short = whole if point == 1 else agents(
-            settings.config, settings.seeds, [f'training.episodes={round(point * episodes)}'])
+            settings.config, settings.seeds, [f'training.episodes={episodes}'])
         for seed, agent in short.items():
             scored = Trial(f'{folder}/ranks_{point:g}_s{seed}', ranks,
                            RanksConfig(('combined',), seed), (agent.name,), 0.5)

@@ -52,9 +52,9 @@ def test_command_line(bundle, capsys):
     assert main([*arguments, '--json']) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found['states'], found['periods'], found['agent']) == (20, 5, str(bundle.path))
-    for wrong in ('--policy', '--value', '--bounds'):
+    for wrong in ('--policy', '--value', '--bounds', '--against=pendulum_95'):
         assert main([*arguments, wrong]) == 2
-        assert f'{wrong} was given with --bundle' in capsys.readouterr().err
+        assert f'{wrong.partition("=")[0]} was given with --bundle' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(['stability', '--states', '20'])
     assert '--agent' in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_same_seed_same_commands_and_another_seed_others(bundle):
 
 
 def test_runs_that_share_a_planner_are_each_as_if_alone(bundle):
-    """Noise, warm start and residual are a run's own; reset begins the one that is followed."""
+    """Noise, warm start and residual are a run's own."""
     rng = np.random.default_rng(3)
     seen = rng.uniform(-1, 1, (3, 5, 3))  # run, decision, observation
     shared = Planner(bundle)
@@ -159,6 +159,19 @@ def test_runs_that_share_a_planner_are_each_as_if_alone(bundle):
             plan, expected = plans[run, decision], alone.plan(seen[run, decision])
             np.testing.assert_array_equal(plan.action, expected.action)
             np.testing.assert_equal(plan.residual, expected.residual)
+
+
+def test_reset_begins_the_run_that_is_followed_anew(bundle):
+    shared = Planner(bundle)
+    first, second = shared.course(1), shared.course(2)
+    shared.follow(first)
+    shared.plan(GOOD)
+    shared.reset(7)
+    shared.follow(second)
+    shared.plan(GOOD)
+    shared.follow(first)
+    fresh = Planner(bundle, seed=7)
+    np.testing.assert_array_equal(shared.plan(GOOD).action, fresh.plan(GOOD).action)
 
 
 def test_warm_up_leaves_no_trace(bundle):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from pruning_core.errors import ConfigError
@@ -181,7 +182,7 @@ def test_ordinary_loops_lift_nobody():
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
-def test_a_collection_is_made_only_where_the_longest_so_far_fits():
+def test_a_collection_is_made_only_where_it_is_expected_to_fit():
     times = iter([0.0, 0.004, 1.0, 1.004])
     collector = SlackCollector(clock=lambda: next(times))
     collector(0.0)
@@ -195,56 +196,62 @@ def test_a_collection_is_made_only_where_the_longest_so_far_fits():
     assert collector.collections == 2
 
 
-@pytest.mark.parametrize('full', [False, True])
-def test_a_collection_during_which_the_machine_stood_still_is_not_the_last(full):
+class Collections:
+    """Stands for `gc.collect`: each takes as long as it is told to, by generation."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.tick, self.made = 0.0, 0, []  # (tick, generation)
+        self.takes = {0: 0.0002, 2: 0.002}
+        monkeypatch.setattr(gc, 'collect', self._collect)
+        self.collector = SlackCollector(lambda: self.now)
+
+    def _collect(self, generation):
+        self.made.append((self.tick, generation))
+        self.now += self.takes[generation]
+
+    def run(self, ticks, slack_s=0.012):
+        for _ in range(ticks):
+            self.collector(slack_s)
+            self.tick += 1
+
+    def of(self, generation, since=0):
+        return [t for t, g in self.made if g == generation and t >= since]
+
+
+@pytest.mark.parametrize('generation', [0, 2])
+def test_a_collection_during_which_the_machine_stood_still_is_not_the_last(monkeypatch,
+                                                                           generation):
     """By the longest so far, none would ever fit again, and the process would grow for good."""
-    now, stalled = [0.0], [0.0]
-
-    def clock():
-        now[0] += stalled[0] or 0.0002
-        return now[0]
-    collector = SlackCollector(clock)
-    for _ in range(999 if full else 100):
-        collector(0.012)
-    before = collector.collections
-    stalled[0] = 0.025
-    collector(0.012)
-    assert collector.longest_s > 0.02
-    stalled[0] = 0.0
-    for _ in range(2500):
-        collector(0.012)
-    assert collector.collections - before > 2000
-    assert collector.longest_s < 0.03
+    there = Collections(monkeypatch)
+    there.run(999 if generation else 100)
+    usual, there.takes[generation] = there.takes[generation], 0.025
+    there.run(1)
+    assert there.made[-1] == (there.tick - 1, generation)
+    assert there.collector.longest_s == pytest.approx(0.025)
+    there.takes[generation] = usual
+    began = there.tick
+    there.run(3500)
+    assert len(there.of(0, began)) > 3300
+    assert len(there.of(2, began)) >= 3
 
 
-def test_collections_that_really_take_long_are_tried_seldom_but_not_never():
-    now, tried = [0.0], []
-
-    def clock():
-        now[0] += 0.01
-        return now[0]
-    collector = SlackCollector(clock)
-    for tick in range(20_000):
-        before = collector.collections
-        collector(0.012)
-        if collector.collections > before:
-            tried.append(tick)
-    assert 5 < len(tried) < 500, 'one in 40 ticks at the most'
-    assert tried[-1] > 19_000
+def test_collections_that_really_take_long_cost_a_deadline_ever_more_seldom(monkeypatch):
+    there = Collections(monkeypatch)
+    there.takes = {0: 0.02, 2: 0.03}
+    there.run(200_000)
+    tried = there.of(0)
+    gaps = np.diff(tried)
+    assert tried[1] <= 60 and (gaps[1:9] >= 1.9 * gaps[:8]).all()
+    assert len(there.made) < 50
+    assert there.tick - there.made[-1][0] <= 16_384, 'seldom, but not never'
 
 
 def test_a_full_collection_that_does_not_fit_keeps_no_young_one_waiting(monkeypatch):
-    made, now = [], [0.0]
-    monkeypatch.setattr(gc, 'collect', made.append)
-
-    def clock():
-        now[0] += 0.01 if made[-1:] == [2] else 0.0001
-        return now[0]
-    collector = SlackCollector(clock)
-    for _ in range(6000):
-        collector(0.012)
-    assert 2 in made
-    assert made.count(0) > 5000
+    there = Collections(monkeypatch)
+    there.takes[2] = 0.01
+    there.run(6000)
+    assert 1 <= len(there.of(2)) < 6
+    assert len(there.of(0)) > 5900
 
 
 def test_garbage_does_go_away_while_the_collector_of_python_is_off():

@@ -134,6 +134,12 @@ def test_scores_are_compared_agent_by_agent():
     late = found['50% removed, stability-aware better than by the task: reached, 1 late']
     assert (late['value'], late['verdict']) == (0.0, 'not shown')
     assert not any(name.startswith('0%') for name in found)
+    rows[0]['local']['margin'] = None  # V was not finite
+    found = claims(rows)
+    assert found['50% removed, stability-aware better than by the task: local margin']['n'] == 3
+    both = claims([*rows, *({**r, 'sparsity': 0.975} for r in rows),
+                   *({**r, 'sparsity': 0.98} for r in rows)])
+    assert len(both) == 3 * len(found)
 
 
 def test_table_has_students_interval():

@@ -11,6 +11,7 @@ import struct
 import numpy as np
 import pytest
 
+from pruning_core.errors import AgentError
 from pruning_core.importance.crossovers import Crossover
 from pruning_core.studies import find, latent, schedule, smoothing, timing
 from pruning_core.studies.study import Asked, run_study, settings_from
@@ -107,6 +108,19 @@ def test_ema(of):
         'gamma 0.9 has groups out of order less often than 0',
         'gamma 0.9 changes its choice of units less than 0',
         'gamma 0.9 loses less PSNR, dB than 0'}
+
+
+def test_updates_before_all_groups_have_a_gradient_are_left_out():
+    """One missing value would be carried through all sums, and every lag would come out as 0."""
+    rows = np.ones((9, 3))
+    assert smoothing.all_known(rows) == 0
+    rows[:2, 1] = np.nan
+    assert smoothing.all_known(rows) == 2
+    rows[5, 0] = np.nan
+    with pytest.raises(AgentError, match='1 of 9 updates'):
+        smoothing.all_known(rows)
+    with pytest.raises(AgentError, match='9 of 9 updates'):
+        smoothing.all_known(np.full((9, 3), np.nan))
 
 
 def test_lag_of_a_shifted_signal():
