@@ -41,7 +41,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from soak_stalls import Stalls, longest, stood_still
+from soak_stalls import Stalls, by_chance, longest, stood_still
 from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray, UInt64
 
 from pruned_controller.conversions import (
@@ -334,6 +334,8 @@ class Soak:
             'longest_stall_s': round(longest(seen_stalls), 4),
             'ticks_not_seen': change['ticks'] - len(latency),
             'skipped_by_machine': sum(m.skipped for m in misses) - missed,
+            'by_machine_by_chance': round(by_chance(
+                seen_stalls, 3 * PERIOD_S, 0.5 * (PERIOD_S - typical_s)), 3),
             'skipped_own': missed, 'skipped_own_in_swap_windows': in_swaps,
             'expected_there': round(expected, 2),
             'periods_in_swap_windows': swapped_ticks, 'parameter_calls': storm.calls,

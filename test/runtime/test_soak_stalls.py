@@ -36,6 +36,15 @@ def test_time_that_any_processor_stood_still_counts_once(stalls, began, ended, s
     assert stalls.longest([]) == 0.0
 
 
+def test_what_chance_alone_would_put_down_to_the_machine(stalls):
+    """A stall of 10 ms every second: a span of 60 ms has all of it 5 % of the time."""
+    seen = [(float(t), t + 0.01) for t in range(400)]
+    assert stalls.by_chance(seen, 0.06, 0.0099) == pytest.approx(0.05, abs=0.01)
+    assert stalls.by_chance(seen, 0.06, 0.001) == pytest.approx(0.068, abs=0.01)
+    assert stalls.by_chance(seen, 0.06, 0.02) == 0.0
+    assert stalls.by_chance([], 0.06, 0.01) == 0.0
+
+
 def may_be_first():
     return subprocess.run(['chrt', '-f', '99', 'true'], stderr=subprocess.DEVNULL,
                           check=False).returncode == 0
