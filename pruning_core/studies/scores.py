@@ -68,7 +68,7 @@ class Settings:
     coupling_share: float = 0.25
 
 
-QUICK = {'config': 'config/pendulum_quick.yaml', 'seeds': 3, 'sparsities': (0.5, 0.8),
+QUICK = {'config': 'config/pendulum_quick.yaml', 'seeds': 3, 'sparsities': (0.8,),
          'updates': (0, 200), 'episodes': 5, 'samples': 64, 'iterations': 2, 'states': 40,
          'scores': (*GRADIENT, 'random', 'l1', 'taylor', 'ablation')}
 
@@ -229,5 +229,5 @@ STUDY = Study(
     name='scores',
     question='Which importance chooses best, and is a pruned agent better than a small one '
              'trained from scratch?',
-    settings=Settings, quick=QUICK, cost='quick 8 minutes, full 3 days',
+    settings=Settings, quick=QUICK, cost='quick 5 minutes, full 3 days',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
