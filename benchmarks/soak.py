@@ -11,7 +11,7 @@ A leg's figures are kept as soon as it is done; `--resume` does those that are m
 
 Everything is seen from outside: commands, metrics and diagnostics over DDS, memory in /proc. A
 missed deadline is the machine's own where processes of the highest priority saw that a processor
-itself stood still, for half of the tick's excess or more (`soak_stalls.py`); the others are the
+itself stood still, for half of the tick's excess or more (`soak_misses.py`); the others are the
 controller's.
 """
 
@@ -31,7 +31,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from soak_stalls import Stalls, by_chance, longest, stood_still
+from soak_misses import by_chance, longest, misses_of
+from soak_stalls import Stalls
 from std_msgs.msg import Float64, Float64MultiArray, UInt8MultiArray, UInt64
 
 from pruned_controller.conversions import (
@@ -67,35 +68,6 @@ TARGETS = {'missed_share': 1e-3, 'unsafe_commands': 0, 'swap_caused_misses': 0, 
            'rss_slope_mb_per_h': 5.0, 'p99_drift': 0.05}
 BUSY = 'import os\nx = 1.0\nwhile os.getppid() == {parent}:\n    for _ in range(100000):\n' \
        '        x = x * 1.0000001 % 7.0\n'
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A tick that ended after its deadline, as the tick after it tells.
-
-    Attributes:
-        began: `time.monotonic` before the tick was due, by less than two periods.
-        ended: when the next one started.
-        skipped: whole periods that it cost.
-        in_swap: whether a bundle was on its way or had just arrived.
-    """
-
-    began: float
-    ended: float
-    skipped: int
-    in_swap: bool
-
-    def stalled_s(self, stalls: list[tuple[float, float]]) -> float:
-        """How long the machine stood still meanwhile, on any processor."""
-        return stood_still(stalls, self.began, self.ended)
-
-    def by_machine(self, stalls: list[tuple[float, float]], typical_s: float) -> bool:
-        """Whether such stalls make up half, or more, of the least that it took beyond others.
-
-        Never so of a controller that is too slow for its period anyway.
-        """
-        excess_s = self.skipped * PERIOD_S - typical_s
-        return excess_s > 0 and self.stalled_s(stalls) >= 0.5 * excess_s
 
 
 class Seen:
@@ -130,17 +102,6 @@ class Seen:
     def _on_skipped(self, message: UInt64, info: Any) -> None:
         if not self.skipped or message.data != self.skipped[-1][1]:
             self.skipped.append((sent_at(info), message.data))
-
-    def misses(self) -> list[Miss]:
-        """Each tick that made the loop skip periods, from the first latency that counts on."""
-        sent, found = np.asarray(self.sent[:]), []
-        for (_, before), (at, now) in zip(self.skipped, self.skipped[1:], strict=False):
-            after = int(np.searchsorted(sent, at, side='right')) - 1  # the tick that tells of it
-            if after > self.first:
-                started = sent[after] - self.latency[after]
-                found.append(Miss(started - (now - before + 2) * PERIOD_S, started, now - before,
-                                  bool(self.in_swap[after])))
-        return found
 
     def _on_command(self, message: Float64MultiArray) -> None:
         values = list(message.data)
@@ -317,8 +278,8 @@ class Soak:
         drift, quantiles = p99_drift(latency)
         seen_stalls = stalls.since(began)
         typical_s = quantiles.get('p50_s', 0.0)
-        misses = seen.misses()
-        own = [m for m in misses if not m.by_machine(seen_stalls, typical_s)]
+        misses = misses_of(seen.skipped, seen.sent[seen.first:], latency, inside, PERIOD_S)
+        own = [m for m in misses if not m.by_machine(seen_stalls, PERIOD_S, typical_s)]
         in_swaps = sum(m.skipped for m in own if m.in_swap)
         missed = sum(m.skipped for m in own)
         expected = (missed - in_swaps) / max(1, periods - swapped_ticks) * swapped_ticks

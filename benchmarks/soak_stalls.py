@@ -9,9 +9,7 @@ of a virtual machine, by firmware, by the kernel itself, or asleep.
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import subprocess
 import sys
 import time
@@ -19,7 +17,6 @@ from pathlib import Path
 
 SHORTEST_S = 0.003  # that counts
 _SLEEP_S = 0.002
-_DRAWS = 20_000
 
 
 class Stalls:
@@ -50,38 +47,6 @@ class Stalls:
         for process in self._processes:
             process.kill()
             process.wait()
-
-
-def longest(stalls: list[tuple[float, float]]) -> float:
-    """Seconds of the longest stall; 0: there is none."""
-    return max((b - a for a, b in stalls), default=0.0)
-
-
-def stood_still(stalls: list[tuple[float, float]], began: float, ended: float) -> float:
-    """Seconds between two times in which some processor stood still; the stalls are sorted."""
-    total, until = 0.0, began
-    for a, b in stalls:
-        if b > until and a < ended:
-            total += min(b, ended) - max(a, until)
-            until = min(b, ended)
-    return total
-
-
-def by_chance(stalls: list[tuple[float, float]], span_s: float, least_s: float) -> float:
-    """Share of the time at which a span that begins then has at least so much of stalls in it."""
-    if not stalls:
-        return 0.0
-    rng, found, place = random.Random(0), 0, 0
-    for began in sorted(rng.uniform(stalls[0][0], stalls[-1][1]) for _ in range(_DRAWS)):
-        while stalls[place][1] < began - 10 * span_s:
-            place += 1
-        near = []
-        for stall in itertools.islice(stalls, place, None):
-            if stall[0] >= began + span_s:
-                break
-            near.append(stall)
-        found += stood_still(near, began, began + span_s) >= least_s
-    return found / _DRAWS
 
 
 def watch(core: int, file: Path, parent: int) -> int:

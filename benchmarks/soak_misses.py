@@ -1,0 +1,102 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which deadlines a controller missed, and which of them the machine did: it stood still then.
+
+Stalls are pairs of begin and end, sorted (`soak_stalls.py`); all times are of `time.monotonic`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A tick that ended after its deadline, as the tick after it tells.
+
+    Attributes:
+        began: `time.monotonic` before the tick was due, by less than two periods.
+        ended: when the next one started.
+        skipped: whole periods that it cost.
+        in_swap: whether a bundle was on its way or had just arrived.
+    """
+
+    began: float
+    ended: float
+    skipped: int
+    in_swap: bool
+
+    def stalled_s(self, stalls: list[tuple[float, float]]) -> float:
+        """How long the machine stood still meanwhile, on any processor."""
+        return stood_still(stalls, self.began, self.ended)
+
+    def by_machine(self, stalls: list[tuple[float, float]], period_s: float, typical_s: float
+                   ) -> bool:
+        """Whether such stalls make up half, or more, of the least that it took beyond others.
+
+        Never so of a controller that is too slow for its period anyway.
+        """
+        excess_s = self.skipped * period_s - typical_s
+        return excess_s > 0 and self.stalled_s(stalls) >= 0.5 * excess_s
+
+
+def misses_of(skipped: Sequence[tuple[float, int]], sent: Sequence[float],
+              latency: Sequence[float], in_swap: Sequence[bool] | npt.NDArray[np.bool_],
+              period_s: float) -> list[Miss]:
+    """Each tick that made a loop skip periods.
+
+    Args:
+        skipped: when the count of skipped periods was first told as it is, and the count.
+        sent: (ticks,) when each tick told its latency, likewise `time.monotonic`.
+        latency: (ticks,) seconds that each had computed by then.
+        in_swap: (ticks,) see `Miss`.
+        period_s: of the loop.
+    """
+    found, times = [], np.asarray(sent)[:len(latency)]
+    for (_, before), (at, now) in itertools.pairwise(skipped):
+        after = int(np.searchsorted(times, at, side='right')) - 1  # the tick that tells of it
+        if after > 0:
+            started = float(times[after]) - latency[after]
+            found.append(Miss(started - (now - before + 2) * period_s, started, now - before,
+                              bool(in_swap[after])))
+    return found
+
+
+def longest(stalls: list[tuple[float, float]]) -> float:
+    """Seconds of the longest stall; 0: there is none."""
+    return max((b - a for a, b in stalls), default=0.0)
+
+
+def stood_still(stalls: list[tuple[float, float]], began: float, ended: float) -> float:
+    """Seconds between two times in which some processor stood still; the stalls are sorted."""
+    total, until = 0.0, began
+    for a, b in stalls:
+        if b > until and a < ended:
+            total += min(b, ended) - max(a, until)
+            until = min(b, ended)
+    return total
+
+
+def by_chance(stalls: list[tuple[float, float]], span_s: float, least_s: float) -> float:
+    """Share of the time at which a span that begins then has at least so much of stalls in it."""
+    if not stalls:
+        return 0.0
+    rng, found, place = random.Random(0), 0, 0
+    for began in sorted(rng.uniform(stalls[0][0], stalls[-1][1]) for _ in range(_DRAWS)):
+        while stalls[place][1] < began - 10 * span_s:
+            place += 1
+        near = []
+        for stall in itertools.islice(stalls, place, None):
+            if stall[0] >= began + span_s:
+                break
+            near.append(stall)
+        found += stood_still(near, began, began + span_s) >= least_s
+    return found / _DRAWS
