@@ -177,6 +177,7 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
             'plant': agents[0]['plant'], 'policy': summary([r['policy'] for r in agents]),
             **_watched(agents, 'return_lost_percent', 'loses less return, %', out['claims'],
                        'agents: ')}
+        out.setdefault('seeds', out['agents']['seeds'])
     return out
 
 

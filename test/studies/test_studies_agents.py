@@ -99,7 +99,7 @@ def test_ema_of_agents(of):
     found, work = of('ema', seeds=0, agents=2, gammas=[0.0, 0.9], window=9, every=2, share=0.5)
     assert 'gammas' not in found
     agents = found['agents']
-    assert agents['seeds'] == [0, 1] and agents['plant'] == 'Pendulum-v1'
+    assert found['seeds'] == agents['seeds'] == [0, 1] and agents['plant'] == 'Pendulum-v1'
     assert agents['gammas']['0.9']['lag']['low'] > 0, 'though the policy has no gradient at first'
     assert agents['gammas']['0']['return_lost_percent']['n'] == 2
     assert set(found['claims']) == {f'agents: gamma 0.9 {what} than 0' for what in (
