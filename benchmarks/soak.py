@@ -523,7 +523,7 @@ def p99_drift(latency: array[float]) -> tuple[float | None, dict[str, float]]:
 
 def tail(latency: array[float], which: npt.NDArray[np.bool_]) -> float | None:
     """p99.9 of some of the latencies; None of too few."""
-    values = np.asarray(latency)[:len(which)][which[:len(latency)]]
+    values = np.asarray(latency)[which]
     return float(np.quantile(values, 0.999)) if len(values) >= 1000 else None
 
 

@@ -8,7 +8,6 @@ Stalls are pairs of begin and end, sorted (`soak_stalls.py`); all times are of `
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class Miss:
 
     def stalled_s(self, stalls: list[tuple[float, float]]) -> float:
         """How long the machine stood still meanwhile, on any processor."""
-        return stood_still(stalls, self.began, self.ended)
+        return float(stood_still(stalls, self.began, self.ended))
 
     def by_machine(self, stalls: list[tuple[float, float]], period_s: float, typical_s: float
                    ) -> bool:
@@ -75,28 +74,23 @@ def longest(stalls: list[tuple[float, float]]) -> float:
     return max((b - a for a, b in stalls), default=0.0)
 
 
-def stood_still(stalls: list[tuple[float, float]], began: float, ended: float) -> float:
-    """Seconds between two times in which some processor stood still; the stalls are sorted."""
-    total, until = 0.0, began
-    for a, b in stalls:
-        if b > until and a < ended:
-            total += min(b, ended) - max(a, until)
-            until = min(b, ended)
-    return total
+def stood_still(stalls: list[tuple[float, float]], began: npt.ArrayLike, ended: npt.ArrayLike
+                ) -> npt.NDArray[np.float64]:
+    """Seconds between two times, or pairs of such, in which some processor stood still."""
+    if not stalls:
+        return np.zeros(np.shape(began))
+    begin, end = (np.array(times, float) for times in zip(*stalls, strict=True))
+    until = np.maximum.accumulate(end)
+    begin[1:] = np.maximum(begin[1:], until[:-1])  # what stalls on two processors share is once
+    edges = np.stack([begin, np.maximum(begin, until)]).T.ravel()
+    so_far = np.cumsum(np.diff(edges, prepend=edges[0]) * (np.arange(len(edges)) % 2))
+    first, last = (np.interp(np.asarray(t, float), edges, so_far) for t in (began, ended))
+    return np.asarray(last - first)
 
 
 def by_chance(stalls: list[tuple[float, float]], span_s: float, least_s: float) -> float:
     """Share of the time at which a span that begins then has at least so much of stalls in it."""
     if not stalls:
         return 0.0
-    rng, found, place = random.Random(0), 0, 0
-    for began in sorted(rng.uniform(stalls[0][0], stalls[-1][1]) for _ in range(_DRAWS)):
-        while stalls[place][1] < began - 10 * span_s:
-            place += 1
-        near = []
-        for stall in itertools.islice(stalls, place, None):
-            if stall[0] >= began + span_s:
-                break
-            near.append(stall)
-        found += stood_still(near, began, began + span_s) >= least_s
-    return found / _DRAWS
+    began = np.random.default_rng(0).uniform(stalls[0][0], stalls[-1][1], _DRAWS)
+    return float((stood_still(stalls, began, began + span_s) >= least_s).mean())

@@ -20,6 +20,7 @@ No file is a pickle that executes: weights are safetensors, `checkpoint.pt` load
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -199,6 +200,11 @@ def load_run(folder: str | Path) -> Run:
                     'the files as training wrote them', 'copy the folder again, or train anew')
         ) from error
     return Run(folder, config, agent, importance, replay, evaluation, lineage)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of a run's agent, in hexadecimal digits: what it is known by, wherever it lies."""
+    return hashlib.sha256((folder / AGENT).read_bytes()).hexdigest()
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

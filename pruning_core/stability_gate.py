@@ -22,6 +22,7 @@ from pruning_core.checkpoint import Run, write_atomically
 from pruning_core.closed_loop import (
     AgentController,
     Conditions,
+    Controller,
     Loop,
     Runs,
     Workers,
@@ -51,6 +52,10 @@ class Judged:
 
     plant: Plant
     lyapunov: Lyapunov
+
+    def loop(self, controller: Controller, conditions: Conditions) -> Loop:
+        """A controller on this plant."""
+        return Loop(self.plant, controller, self.lyapunov, conditions)
 
 
 def plant_of(config: Config) -> Judged | None:
@@ -84,8 +89,7 @@ def require_plant(config: Config, asked: str) -> Judged:
 def closed_loop(agent: Agent, judged: Judged, planner: PlannerConfig | None,
                 conditions: Conditions) -> Loop:
     """The agent on its plant."""
-    return Loop(judged.plant, AgentController(agent, judged.plant.limits, planner),
-                judged.lyapunov, conditions)
+    return judged.loop(AgentController(agent, judged.plant.limits, planner), conditions)
 
 
 def gate(agent: Agent, config: Config, settings: PruningConfig, progress: Progress = silent

@@ -13,7 +13,7 @@ import numpy as np
 from pruning_core import config as configuration
 from pruning_core.bundle_loop import BundleController
 from pruning_core.checkpoint import Run
-from pruning_core.closed_loop import AgentController, Conditions, Controller, Loop, Workers
+from pruning_core.closed_loop import AgentController, Conditions, Controller, Workers
 from pruning_core.decrease import check, pair, reference_level
 from pruning_core.errors import ConfigError, explain
 from pruning_core.evaluation import evaluation_seeds
@@ -67,10 +67,6 @@ class Subject:
     controller: Controller
     judged: Judged
     action_repeat: int
-
-    def loop(self, conditions: Conditions) -> Loop:
-        """The controller on its plant."""
-        return Loop(self.judged.plant, self.controller, self.judged.lyapunov, conditions)
 
 
 def describe_bundle(bundle: Bundle, asked: Asked, progress: Progress) -> dict[str, Any]:
@@ -130,7 +126,7 @@ def _decrease(subject: Subject, against: Subject | None, asked: Asked, progress:
         level, conditions = reference_level(judged.plant, judged.lyapunov), Conditions(k)
     else:
         level, conditions = np.inf, Conditions(asked.periods, hold=k)
-    tested = check(subject.loop(conditions), level, asked.states, asked.seed,
+    tested = check(judged.loop(subject.controller, conditions), level, asked.states, asked.seed,
                    Workers(asked.processes, progress))
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +134,7 @@ def _decrease(subject: Subject, against: Subject | None, asked: Asked, progress:
     d = tested.decrease
     paired: dict[str, Any] = {}
     if against is not None:
-        other = check(against.loop(conditions), level, asked.states, asked.seed,
+        other = check(judged.loop(against.controller, conditions), level, asked.states, asked.seed,
                       Workers(asked.processes, progress, 'against'))
         found = pair(tested, other)
         paired = {'against': against.name,

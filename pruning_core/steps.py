@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,7 @@ def _before(dense: Dense, whole: Plan | None) -> Dense:
 
 
 def _identity(run: Run, settings: PruningConfig) -> dict[str, Any]:
-    digest = hashlib.sha256((run.folder / files.AGENT).read_bytes()).hexdigest()
-    return {'agent': digest, 'settings': dataclasses.asdict(settings)}
+    return {'agent': files.weights_hash(run.folder), 'settings': dataclasses.asdict(settings)}
 
 
 def _check_begun(asked: dict[str, Any], folder: Path) -> None:

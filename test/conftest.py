@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import signal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / 'benchmarks'
 
 settings.register_profile('any machine', deadline=None)  # it may stall for a second
 settings.load_profile('any machine')
@@ -32,6 +37,19 @@ TINY = {
                 'gate_violation': 0.0, 'gate_states': 8, 'gate_periods': 25,
                 'stability_batches': 4},
 }
+
+
+@pytest.fixture(scope='session')
+def load_benchmark():
+    """Returns a function that imports a file of benchmarks/ by its name."""
+    def load(name):
+        spec = importlib.util.spec_from_file_location(
+            f'benchmark_{name}', BENCHMARKS / f'{name}.py')
+        # Dataclasses look for their module there.
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return load
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +16,10 @@ from pruning_core.networks import count_parameters
 from pruning_core.scratch import from_scratch
 from pruning_core.shrinking import choose
 
-SOURCE = Path(__file__).parents[1] / 'benchmarks' / 'frontier.py'
-
 
 @pytest.fixture(scope='module')
-def frontier():
-    spec = importlib.util.spec_from_file_location('frontier', SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def frontier(load_benchmark):
+    return load_benchmark('frontier')
 
 
 @pytest.fixture

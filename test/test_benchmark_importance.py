@@ -2,23 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark of importance counts bytes and positions of a cycle as it says."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-PATH = Path(__file__).resolve().parent.parent / 'benchmarks' / 'importance.py'
-
 
 @pytest.fixture(scope='module')
-def benchmark():
-    spec = importlib.util.spec_from_file_location('benchmark_importance', PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark('importance')
 
 
 def test_bytes_are_counted_once_and_without_the_model(benchmark):

@@ -2,22 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dynamic programme's plant is Gymnasium's; its interpolation is exact where it must be."""
 
-import importlib.util
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
-PATH = Path(__file__).resolve().parent.parent / 'benchmarks' / 'pendulum_optimum.py'
-
 
 @pytest.fixture(scope='module')
-def optimum():
-    spec = importlib.util.spec_from_file_location('pendulum_optimum', PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def optimum(load_benchmark):
+    return load_benchmark('pendulum_optimum')
 
 
 def test_its_equations_are_those_of_the_environment(optimum):

@@ -17,7 +17,7 @@ from pruning_core.config import PruningConfig
 from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
 from pruning_core.studies.pictures import panels
 from pruning_core.studies.runner import Trial
-from pruning_core.studies.scores import cell, loss_panels, saved, tell, whole
+from pruning_core.studies.scores import cell, loss_panels, measured, saved, tell, whole
 from pruning_core.studies.statistics import summary
 from pruning_core.studies.study import Results, Study
 
@@ -97,7 +97,7 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
                 if less:
                     claims[f'{better} loses less than {worse} after {updates} updates, '
                            f'% of return{suffix}'] = less
-    return {'plant': settings.config, 'seeds': [s for s in seeds if f'dense_s{s}' in results],
+    return {'plant': settings.config, 'seeds': measured(results, seeds),
             'dense': whole(results, seeds), 'cells': cells, 'claims': claims}
 
 

@@ -11,7 +11,6 @@ planned and of the policy alone, and for stability.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +23,14 @@ import torch
 from pruning_core import config as configuration
 from pruning_core import zoo
 from pruning_core.budgets import Parameters
-from pruning_core.checkpoint import AGENT, Run, load_run, write_atomically
+from pruning_core.checkpoint import AGENT, Run, load_run, weights_hash, write_atomically
 from pruning_core.closed_loop import Conditions
 from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
 from pruning_core.errors import AgentError, ConfigError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.plans import Plan
 from pruning_core.scratch import as_in_training, from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, scores_of, shrink
@@ -71,7 +71,7 @@ def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Tr
                             'the folder of a training that has ended',
                             'let it end, or name another one'))
         return {seed: Trial(f'agents/{stem(path)}_there_s{seed}', adopt, AdoptConfig(
-            each[seed], hashlib.sha256((folder / AGENT).read_bytes()).hexdigest()), weight=0.1)
+            each[seed], weights_hash(folder)), weight=0.1)
             for seed, folder in folders.items()}
     suffix = ''.join('_' + o.partition('.')[2].replace('=', '') for o in overrides)
     out = {}
@@ -224,6 +224,18 @@ def measured(run: Run, config: CutConfig, context: Context) -> dict[str, Any]:
     return out
 
 
+def by_score(settings: PruningConfig) -> PruningConfig:
+    """The same cut with nothing but the score: its highest units stay, with their weights."""
+    return dataclasses.replace(settings, members='score', compensation=0.0)
+
+
+def plan_by(run: Run, scores: Mapping[str, np.ndarray], settings: PruningConfig, score: str
+            ) -> Plan:
+    """What to remove by given scores; `score` is their name."""
+    return select(run.agent.graph().groups, scores, Parameters(settings.sparsity),
+                  Limits.of(settings), allocation=settings.allocation, score=score)
+
+
 def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
     settings = config.pruning
     if config.catch_up:
@@ -233,14 +245,13 @@ def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
     if config.way == OURS:
         plan = choose(run, settings, context.progress)
     else:
-        settings = dataclasses.replace(settings, members='score', compensation=0.0)
+        settings = by_score(settings)
         score = settings.score if config.way.startswith(SCRATCH) else config.way
         scores = stored(context.needs[1], score)
         if config.view:
             assert run.importance is not None
             scores['latent'] = run.importance.view_unit_scores('gradient')[config.view]
-        plan = select(run.agent.graph().groups, scores, Parameters(settings.sparsity),
-                      Limits.of(settings), allocation=settings.allocation, score=score)
+        plan = plan_by(run, scores, settings, score)
     if not config.way.startswith(SCRATCH):
         shrink(run, plan, settings, context.progress)
         return run

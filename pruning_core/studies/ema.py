@@ -19,14 +19,12 @@ import numpy as np
 from pruning_core import config as configuration
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.budgets import Parameters
 from pruning_core.checkpoint import Run, load_run
 from pruning_core.config import Config, PruningConfig
 from pruning_core.evaluation import evaluate, evaluation_seeds
-from pruning_core.selection import Limits, select
 from pruning_core.shrinking import shrink
 from pruning_core.studies.claims import lowest_of_all, spoken
-from pruning_core.studies.cuts import FOLDER
+from pruning_core.studies.cuts import FOLDER, by_score, plan_by
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.smoothing import Watch, WatchConfig
@@ -76,6 +74,7 @@ class TrialConfig:
 
     autoencoder: AutoencoderConfig
     watch: WatchConfig
+    share: float
     data: str = ''
 
 
@@ -85,21 +84,23 @@ class AgentConfig:
 
     agent: Config
     watch: WatchConfig
+    share: float
     episodes: int
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
     """One per seed of either kind."""
-    watch = WatchConfig(settings.gammas, settings.share, settings.window, settings.every)
+    watch = WatchConfig(settings.gammas, settings.window, settings.every)
     out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed),
-        watch, settings.data)) for seed in range(settings.seeds)]
+        watch, settings.share, settings.data)) for seed in range(settings.seeds)]
     if settings.config:
         out += [Trial(f'{folder}/agent_s{seed}', run_agent, AgentConfig(configuration.load(
             settings.config, [f'training.seed={seed}', 'training.threads=1',
                               'importance.every=1', 'importance.fisher=batch',
                               'training.evaluate_every=0', 'training.keep_best=false']),
-            watch, settings.episodes), weight=6.0) for seed in range(settings.agents)]
+            watch, settings.share, settings.episodes), weight=6.0)
+            for seed in range(settings.agents)]
     return out
 
 
@@ -114,7 +115,7 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
     dense, found = model.quality(data.test), watch.found()
     for gamma in config.watch.gammas:
         scores = watch.trackers[gamma].unit_scores('combined')
-        cut = model.without(lowest_of_all(graph, scores, config.watch.share))
+        cut = model.without(lowest_of_all(graph, scores, config.share))
         found['gammas'][f'{gamma:g}']['psnr_lost'] = dense.psnr - cut.quality(data.test).psnr
     return {'seed': settings.seed, 'data': data.name, 'psnr': dense.psnr, **found}
 
@@ -145,8 +146,7 @@ def run_agent(config: AgentConfig, context: Context) -> dict[str, Any]:
     agent.on_gradients, trainer.after_update = observe, after
     trainer.run()
     found, seed = watch.found(), config.agent.training.seed
-    pruning = PruningConfig(seed=seed, sparsity=config.watch.share, recovery_updates=0,
-                            members='score', compensation=0.0)
+    pruning = by_score(PruningConfig(seed=seed, sparsity=config.share, recovery_updates=0))
 
     def policy(run: Run) -> float:
         return evaluate(run.agent, run.config.env, evaluation_seeds(config.episodes), None,
@@ -155,9 +155,8 @@ def run_agent(config: AgentConfig, context: Context) -> dict[str, Any]:
     dense = policy(load_run(folder))
     for gamma in config.watch.gammas:
         smaller, scores = load_run(folder), watch.trackers[gamma].unit_scores('combined')
-        plan = select(smaller.agent.graph().groups, scores, Parameters(pruning.sparsity),
-                      Limits.of(pruning), allocation=pruning.allocation, score=pruning.score)
-        shrink(smaller, plan, pruning, context.progress)
+        shrink(smaller, plan_by(smaller, scores, pruning, pruning.score), pruning,
+               context.progress)
         found['gammas'][f'{gamma:g}']['return_lost_percent'] = \
             100 * (dense - policy(smaller)) / abs(dense)
     return {'seed': seed, 'plant': config.agent.env.id, 'policy': dense, **found}

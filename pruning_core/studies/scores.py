@@ -136,9 +136,14 @@ def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str
     return verdict(iqm([sum(v) / len(v) for v in per_seed.values()])) if per_seed else None
 
 
+def measured(results: Results, seeds: Sequence[int]) -> list[int]:
+    """The seeds of which there is a dense agent."""
+    return [s for s in seeds if f'dense_s{s}' in results]
+
+
 def whole(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
     """The dense agents over seeds."""
-    dense = [results[f'dense_s{s}'] for s in seeds if f'dense_s{s}' in results]
+    dense = [results[f'dense_s{s}'] for s in measured(results, seeds)]
     return {k: summary([r.get(k) for r in dense]) for k in ('planned', 'policy', 'violations')} | {
         'macs': dense[0]['macs'] if dense else None}
 
@@ -171,7 +176,7 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
     ranked = [results[f'ranks_s{s}'] for s in seeds if f'ranks_s{s}' in results]
     agreement = {of: {pair: summary([r[of][pair] for r in ranked]) for pair in ranked[0][of]}
                  for of in ('spearman', 'kendall')} if ranked else {}
-    return {'plant': settings.config, 'seeds': [s for s in seeds if f'dense_s{s}' in results],
+    return {'plant': settings.config, 'seeds': measured(results, seeds),
             'dense': whole(results, seeds), 'cells': cells, 'agreement': agreement,
             'claims': claims(settings, results, seeds, agreement)}
 

@@ -32,13 +32,11 @@ class WatchConfig:
 
     Attributes:
         gammas: EMA coefficients.
-        share: of the parameters that go in the end.
         window: updates around each one that the truth is averaged over.
         every: updates between two looks at the choice of units.
     """
 
     gammas: tuple[float, ...]
-    share: float
     window: int
     every: int
 

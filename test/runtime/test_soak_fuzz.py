@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +12,8 @@ from pruning_core.runtime.bundle import open_bundle
 
 
 @pytest.fixture(scope='module')
-def fuzz():
-    path = Path(__file__).resolve().parents[2] / 'benchmarks' / 'soak_fuzz.py'
-    spec = importlib.util.spec_from_file_location('soak_fuzz', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fuzz(load_benchmark):
+    return load_benchmark('soak_fuzz')
 
 
 def test_malformed_bundles_are_refused_in_words_and_leave_the_store_clean(fuzz, bundle, tmp_path):

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -17,21 +16,14 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f'{name}.py')
-    sys.modules[name] = found = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(found)
-    return found
+@pytest.fixture(scope='module')
+def stalls(load_benchmark):
+    return load_benchmark('soak_stalls')
 
 
 @pytest.fixture(scope='module')
-def stalls():
-    return module('soak_stalls')
-
-
-@pytest.fixture(scope='module')
-def misses():
-    return module('soak_misses')
+def misses(load_benchmark):
+    return load_benchmark('soak_misses')
 
 
 @pytest.mark.parametrize(('began', 'ended', 'still'), [

@@ -124,7 +124,7 @@ def test_trackers_of_a_study_say_what_the_one_of_the_training_says(here, tiny, t
             seen.append(self)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ema, 'Watch', Kept)
-        ema.run_agent(ema.AgentConfig(settings, smoothing.WatchConfig((gamma,), 0.3, 5, 2), 1),
+        ema.run_agent(ema.AgentConfig(settings, smoothing.WatchConfig((gamma,), 5, 2), 0.3, 1),
                       Context(tmp_path, (), lambda *a, **k: None))
     ours = load_run(tmp_path / 'agent').importance
     theirs = seen[0].trackers
