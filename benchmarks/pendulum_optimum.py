@@ -7,8 +7,9 @@ the true environment with a finer one-step look-ahead. What an agent lacks to th
 
     python benchmarks/pendulum_optimum.py --episodes 100 --agent pendulum_dense
 
-`--agent` prints the regret of an agent that was evaluated on these seeds; `--discount 0.99` plans
-for the discounted return of an episode without end, as agents learn it, and counts the whole one.
+`--agent` prints the regret of an agent that was evaluated on these seeds (`evaluate --write`), and
+of several also whether they lack it on the same ones; `--discount 0.99` plans for the discounted
+return of an episode without end, as agents learn it, and counts the whole one.
 """
 
 from __future__ import annotations
@@ -92,20 +93,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--episodes', type=int, default=100)
     parser.add_argument('--discount', type=float, default=1.0)
-    parser.add_argument('--agent', help='run folder, or name of a shipped agent')
+    parser.add_argument('--agent', action='append', default=[],
+                        help='run folder, or name of a shipped agent; repeat it to compare seeds')
     options = parser.parse_args()
     episodes, discount = options.episodes, options.discount
     value = values(discount=discount)
     returns = [episode(value, seed, discount) for seed in evaluation_seeds(episodes)]
     print(f'optimum on {episodes} seeds: mean {np.mean(returns):.1f}, '
           f'standard deviation {np.std(returns):.1f}, worst {np.min(returns):.1f}')
-    if options.agent:
-        found = json.loads((zoo.find(options.agent) / EVALUATION).read_text())['planned']
-        regret = np.sort(returns - np.array(found['returns'][:episodes]))[::-1]
-        print(f'regret of {options.agent}: mean {regret.mean():.1f} '
-              f'({-regret.mean() / np.mean(returns):.1%}), median {np.median(regret):.1f}; the '
-              f'worst tenth of the seeds has {regret[:episodes // 10].sum() / regret.sum():.0%} '
-              'of it')
+    for way in ('planned', 'policy'):
+        found = {name: regret(name, way, np.array(returns)) for name in options.agent}
+        known = {name: r for name, r in found.items() if r is not None}
+        for name, r in known.items():
+            worst = np.sort(r)[::-1][:episodes // 10]
+            print(f'regret of {name}, {way}: mean {r.mean():.1f} '
+                  f'({-r.mean() / np.mean(returns):.1%}), median {np.median(r):.1f}; the '
+                  f'worst tenth of the seeds has {worst.sum() / r.sum():.0%} of it')
+        if len(known) > 1:
+            print_common(way, np.array(list(known.values())))
+
+
+def regret(name: str, way: str, best: np.ndarray) -> np.ndarray | None:
+    """(episodes,) what an agent lacks on each seed; None where it was not evaluated on them."""
+    path = zoo.find(name) / EVALUATION
+    kept = json.loads(path.read_text()).get(way, {}) if path.is_file() else {}
+    returns = np.array(kept.get('returns', ())[:len(best)])
+    return best - returns if len(returns) == len(best) else None
+
+
+def print_common(way: str, found: np.ndarray) -> None:
+    """How far agents lack the same on the same seeds; found: (agents, episodes)."""
+    between = np.corrcoef(found)[np.triu_indices(len(found), 1)]
+    print(f'{way}: correlation over seeds between agents {between.min():.2f} to '
+          f'{between.max():.2f}; where all of them lack most:')
+    env = gymnasium.make('Pendulum-v1')
+    for i in np.argsort(-found.min(axis=0))[:5]:
+        seed = evaluation_seeds(found.shape[1])[i]
+        env.reset(seed=seed)
+        angle, speed = env.unwrapped.state
+        print(f'  seed {seed}, from {angle:.2f} rad and {speed:.2f} rad/s: '
+              f'{found[:, i].min():.0f} to {found[:, i].max():.0f}')
 
 
 if __name__ == '__main__':

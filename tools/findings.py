@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, STUDIES = ROOT / 'docs' / 'findings.md', ROOT / 'docs' / 'studies'
-_TABLE = re.compile(r'<!-- claims: (\w+) -->\n(?:\|.*\n){2}((?:\|.*\n)+)')
+_TABLE = re.compile(r'<!-- claims: ([\w/]+) -->\n(?:\|.*\n){2}((?:\|.*\n)+)')
 _HEAD = '| measured | value (95 % interval) | n | verdict |\n|---|---|---|---|\n'
 
 
@@ -50,7 +50,8 @@ def shown(name: str, claim: dict[str, Any]) -> str:
 
 def results() -> dict[str, dict[str, Any]]:
     """The claims of every study whose result is kept."""
-    found = {path.stem: json.loads(path.read_text()) for path in STUDIES.glob('*.json')}
+    found = {path.stem: json.loads(path.read_text()) for path in STUDIES.glob('*.json')
+             if path.stem != 'stability'}  # it has a page, and a tool, of its own
     return {name: result['claims'] for name, result in found.items() if 'claims' in result}
 
 
