@@ -9,13 +9,43 @@ was meant.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import re
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 from pruning_core.errors import ConfigError, explain, nearest
 
 WRONG_USE = 2
+_MOST = 2**32 - 1
+_Number = TypeVar('_Number', int, float)
+
+
+def at_least(least: _Number, most: _Number | None = None) -> Callable[[str], _Number]:
+    """A type of argument: numbers from `least` on, up to 2^32 - 1 where `most` is not given."""
+    kind, up_to = type(least), _MOST if most is None else most
+
+    def parse(text: str) -> _Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is no {'whole ' if kind is int else ''}number") from None
+        if not (math.isfinite(value) and least <= value <= up_to):
+            raise argparse.ArgumentTypeError(
+                f'{text} is out of range: {least} or more'
+                + ('' if most is None else f', {most} at most'))
+        return value
+    return parse
+
+
+def bundle_hash(text: str) -> str:
+    """A type of argument: the SHA-256 that a bundle goes by."""
+    if not re.fullmatch('[0-9a-f]{64}', text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no hash: 64 digits, 0 to 9 and a to f")
+    return text
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,8 +56,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong on standard error, and exit with 2."""
-        sys.stderr.write(f'{ConfigError.__name__}: {self._explained(message)}\n')
+        """Say what is wrong on standard error, as JSON on standard output too, and exit with 2."""
+        text, words = self._explained(message), Parser._called_with or []
+        if '--json' in words:
+            sys.stdout.write(json.dumps({'error': text, 'kind': ConfigError.__name__,
+                                         'exit': WRONG_USE}, indent=1) + '\n')
+        sys.stderr.write(f'{ConfigError.__name__}: {text}\n')
         raise SystemExit(WRONG_USE)
 
     def _explained(self, message: str) -> str:
@@ -42,8 +76,7 @@ class Parser(argparse.ArgumentParser):
         found = re.fullmatch(r'unrecognized arguments: (.*)', message)
         if found:
             value = re.split(r'[ =]', found[1])[0]
-            known = sorted(self._options_in(sys.argv if self._called_with is None
-                                            else self._called_with))
+            known = sorted(self._options_in(Parser._called_with or []))
             return explain(asked, f"'{value}' is not known{nearest(value, known)}",
                            ', '.join(known), help_)
         usage = ' '.join(self.format_usage().partition(': ')[2].split())
@@ -53,7 +86,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parse; remembers the words, so that a refusal can name the options of their command."""
-        self._called_with = None if args is None else list(args)
+        Parser._called_with = list(sys.argv[1:] if args is None else args)
         return super().parse_args(args, namespace)
 
     def _options_in(self, words: list[str]) -> set[str]:

@@ -147,6 +147,21 @@ def _write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, lambda p: p.write_bytes(data))
 
 
+def _instead(folder: Path) -> tuple[str, str, str]:
+    """What is there instead of an agent, what would do, and what to do about it."""
+    allowed = 'a run folder that training or pruning finished'
+    newest = folder / CHECKPOINT
+    if newest.is_file() or previous(newest).is_file():
+        return ('its training has not ended', allowed,
+                'start the same train command again: it goes on where it stopped')
+    if (folder / 'manifest.json').is_file():
+        return ('it is a bundle, which no longer has what training needs', allowed,
+                'name the run folder that it was exported from')
+    found = f'there is no {AGENT} in it' if folder.is_dir() else 'there is no such folder'
+    return (found, allowed,
+            'train one: python -m pruning_core train --config config/pendulum_quick.yaml')
+
+
 def load_run(folder: str | Path) -> Run:
     """Open an agent folder.
 
@@ -158,9 +173,7 @@ def load_run(folder: str | Path) -> Run:
     if not (folder / AGENT).is_file():
         raise AgentError(
             explain(f"agent '{folder}' was asked for",
-                    f'there is no {AGENT} in it' if folder.is_dir() else 'there is no such folder',
-                    'a run folder that training or pruning finished',
-                    'train one: python -m pruning_core train --config config/pendulum_quick.yaml')
+                    *_instead(folder))
         )
     config = configuration.load(folder / CONFIG)
     try:

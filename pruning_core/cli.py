@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shlex
 import signal
@@ -26,8 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning_core import __version__, studies
-from pruning_core.arguments import Parser
-from pruning_core.errors import ConfigError, GateError, MissingExtra, PruningError, explain
+from pruning_core.arguments import Parser, at_least, bundle_hash
+from pruning_core.errors import (
+    BundleError,
+    ConfigError,
+    GateError,
+    MissingExtra,
+    PruningError,
+    explain,
+)
 from pruning_core.progress import Bar, JsonLines
 
 if TYPE_CHECKING:  # the commands import what they need, so that --help is instant
@@ -64,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument('--progress', choices=('bar', 'json'), default='bar',
                              help='a bar for people, or JSON lines on standard output')
         command.add_argument('--nice', type=int, default=0, help='lower the priority by this much')
-        command.add_argument('--threads', type=int, default=0,
+        command.add_argument('--threads', type=at_least(0), default=0,
                              help='torch threads; 0 = its choice')
         command.add_argument('--stop-with-stdin', action='store_true',
                              help='stop cleanly when standard input closes (for a parent process)')
@@ -77,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
                 'python -m pruning_core train --config config/pendulum_quick.yaml')
     train.add_argument('--config', required=True, type=Path, help='YAML file')
     train.add_argument('--out', type=Path, help='run folder (default: runs/NAME_OF_CONFIG)')
-    train.add_argument('--seed', type=int, help='same as --set training.seed=SEED')
-    train.add_argument('--evaluate', type=int, default=10, metavar='EPISODES',
+    train.add_argument('--seed', type=at_least(0), help='same as --set training.seed=SEED')
+    train.add_argument('--evaluate', type=at_least(0), default=10, metavar='EPISODES',
                        help='fixed seeds to evaluate on afterwards; 0 = none')
     add_set(train)
     add_long(train)
@@ -89,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     told.add_argument('--env', required=True, metavar='ID',
                       help='the plant it was trained on: Gymnasium id, or module:Class')
     told.add_argument('--out', required=True, type=Path, help='new run folder')
-    told.add_argument('--episodes', type=int, default=10,
+    told.add_argument('--episodes', type=at_least(0), default=10,
                       help='played afterwards, for recovery and importance (default: %(default)s)')
     add_set(told)
     add_long(told)
@@ -120,7 +128,8 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument('--score', help='importance to rank by: gradient, fisher, bayesian, '
                        'combined (default), ucb, random, l1, l2, lamp, taylor, activation or '
                        'ablation; see docs/importance.md')
-    prune.add_argument('--parent', help='hash of the bundle that this one replaces')
+    prune.add_argument('--parent', type=bundle_hash,
+                       help='hash of the bundle that this one replaces')
     add_set(prune)
     add_long(prune)
 
@@ -129,16 +138,17 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
     export.add_argument('--out', required=True, type=Path, help='bundle folder')
     export.add_argument('--force', action='store_true',
-                        help='export an agent that failed its gates, too')
+                        help='export an agent that failed its gates, too, and let the bundle take '
+                        "another one's place")
 
     evaluate = add('evaluate', _evaluate, 'Returns of an agent on fixed seeds',
                    'python -m pruning_core evaluate --agent pendulum_dense --episodes 20')
     evaluate.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
-    evaluate.add_argument('--episodes', type=int, default=20,
+    evaluate.add_argument('--episodes', type=at_least(1), default=20,
                           help='fixed seeds 1000, 1001, ... (default: %(default)s)')
-    evaluate.add_argument('--samples', type=int, default=128,
+    evaluate.add_argument('--samples', type=at_least(0), default=128,
                           help="plans per iteration; 0: the agent's own (default: %(default)s)")
-    evaluate.add_argument('--iterations', type=int, default=3,
+    evaluate.add_argument('--iterations', type=at_least(0), default=3,
                           help="refinements; 0: the agent's own (default: %(default)s)")
     evaluate.add_argument('--write', action='store_true',
                           help='keep the result as evaluation.json in the folder')
@@ -152,16 +162,17 @@ def parser() -> argparse.ArgumentParser:
     tested.add_argument('--bundle', type=Path, help='the bundle, as the robot runs it')
     stability.add_argument('--against', help='another agent, from the same states with the same '
                            'noise: what differs')
-    stability.add_argument('--states', type=int, default=1000,
+    stability.add_argument('--states', type=at_least(1), default=1000,
                            help='initial states (default: %(default)s)')
     stability.add_argument('--near', action='store_true',
                            help='states near the goal alone, where the linear law passes, and '
                                 'V has to fall within one second')
-    stability.add_argument('--periods', type=int, default=100,
-                           help='control periods that a run may take (default: %(default)s)')
-    stability.add_argument('--samples', type=int, default=128,
+    stability.add_argument('--periods', type=at_least(1), default=100,
+                           help='control periods that a run may take (default: %(default)s; with '
+                                '--near those of one second)')
+    stability.add_argument('--samples', type=at_least(0), default=128,
                            help="plans per iteration; 0: the agent's own (default: %(default)s)")
-    stability.add_argument('--iterations', type=int, default=3,
+    stability.add_argument('--iterations', type=at_least(0), default=3,
                            help="refinements; 0: the agent's own (default: %(default)s)")
     stability.add_argument('--policy', action='store_true', help='the policy alone, no planning')
     stability.add_argument('--value', action='store_true',
@@ -171,8 +182,8 @@ def parser() -> argparse.ArgumentParser:
                            help='mass, length, torque, noise and delay too (Pendulum-v1)')
     stability.add_argument('--bounds', action='store_true',
                            help='norm and interval bounds of the policy network too')
-    stability.add_argument('--seed', type=int, default=0, help='of states and noise')
-    stability.add_argument('--processes', type=int, default=1,
+    stability.add_argument('--seed', type=at_least(0), default=0, help='of states and noise')
+    stability.add_argument('--processes', type=at_least(1), default=1,
                            help='processes of one thread each (default: %(default)s)')
     stability.add_argument('--out', type=Path, help='folder for the states that fail')
     add_long(stability)
@@ -192,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
                        help='folder for what is measured on the way (default: %(default)s)')
     study.add_argument('--out', type=Path, help='folder for NAME.json and its pictures '
                        '(default: NAME in the work folder)')
-    study.add_argument('--processes', type=int, default=os.cpu_count() or 1,
+    study.add_argument('--processes', type=at_least(1), default=os.cpu_count() or 1,
                        help='processes of one thread each (default: one per core)')
     study.add_argument('--executor', metavar='dask://HOST:PORT',
                        help='run on a Dask cluster whose workers see the work folder, instead of '
@@ -213,13 +224,14 @@ def parser() -> argparse.ArgumentParser:
                  'python -m pruning_core record runs/bundle --out runs/bag')
     record.add_argument('bundle', type=Path, help='bundle folder')
     record.add_argument('--out', required=True, type=Path, help='new bag')
-    record.add_argument('--episodes', type=int, default=1,
+    record.add_argument('--episodes', type=at_least(1), default=1,
                         help='with seeds SEED, SEED + 1, ... (default: %(default)s)')
-    record.add_argument('--seed', type=int, default=0, help='of plant and planner')
-    record.add_argument('--samples', type=int, default=0,
-                        help="plans per iteration; 0: the bundle's own")
-    record.add_argument('--iterations', type=int, default=0,
-                        help="refinements; 0: the bundle's own")
+    record.add_argument('--seed', type=at_least(0), default=0,
+                        help='of plant and planner (default: %(default)s)')
+    record.add_argument('--samples', type=at_least(0), default=0,
+                        help="plans per iteration; 0: the bundle's own (default: %(default)s)")
+    record.add_argument('--iterations', type=at_least(0), default=0,
+                        help="refinements; 0: the bundle's own (default: %(default)s)")
 
     replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands? '
                  'Or run an agent from one state, as its stability gate did',
@@ -232,7 +244,8 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument('--agent', help='with --state: run folder, or name of a shipped agent')
     replay.add_argument('--state', metavar='A,B,...', help='instead of a bag: the initial state, '
                         'such as --state=-3.1,0.5 (angle and speed)')
-    replay.add_argument('--seed', type=int, help='planner.seed of the controller (default: 0); '
+    replay.add_argument('--seed', type=at_least(0),
+                        help='planner.seed of the controller (default: 0); '
                         "with --state, of the noise (default: that of the agent's table of "
                         'failing states, else 0)')
 
@@ -248,11 +261,11 @@ def parser() -> argparse.ArgumentParser:
     bench = add('bench', _bench, 'Time a bundle on this machine, and fit its planner to it',
                 'python -m pruning_core bench --bundle runs/bundle')
     bench.add_argument('--bundle', required=True, type=Path, help='bundle folder')
-    bench.add_argument('--threads', type=int, default=1,
+    bench.add_argument('--threads', type=at_least(1), default=1,
                        help='onnxruntime threads for the timings (default: %(default)s)')
-    bench.add_argument('--seconds', type=float, default=20.0,
+    bench.add_argument('--seconds', type=at_least(0.0), default=20.0,
                        help='to spend on the timings (default: %(default)s)')
-    bench.add_argument('--share', type=float, default=0.5,
+    bench.add_argument('--share', type=at_least(0.0, 1.0), default=0.5,
                        help='of the control period that a fitted plan may take; 0 = fit nothing '
                        '(default: %(default)s)')
     bench.add_argument('--again', action='store_true',
@@ -286,6 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.nice(options.nice)
     if getattr(options, 'stop_with_stdin', False):
         threading.Thread(target=_watch_stdin, daemon=True).start()
+    if not {'', os.getcwd()} & set(sys.path):  # as python -m does: a plant may lie here
+        sys.path.insert(0, os.getcwd())
     try:
         code: int = options.does(options)
         return code
@@ -308,12 +323,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     'a folder that can be written, with room on its disk',
                     'give another --out, or make room; nothing half-written was kept'))
         return _fail(options, full, FAILED)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        large = PruningError(
+            explain(f"'{options.command}' was asked for",
+                    f'there is not enough memory for it ({" ".join(str(error).split())[-80:]})',
+                    'networks and batches that fit into this machine',
+                    'lower network.hidden, agent.batch_size or the samples'))
+        return _fail(options, large, FAILED)
     except KeyboardInterrupt:
         again = 'nothing half-written was kept'
         if options.command in ('train', 'study'):
             again = 'start the same command again to go on'
         elif options.command == 'prune':
-            again += '; of several pruning.steps, those done were: the same command goes on there'
+            again += ('; with pruning.steps above 1, those done were: the same command goes on '
+                      'there')
         return _fail(options, PruningError(f'interrupted; {again}'), INTERRUPTED)
 
 
@@ -370,9 +395,6 @@ def _train(options: argparse.Namespace) -> int:
     if options.seed is not None:
         overrides.append(f'training.seed={options.seed}')
     settings = config.load(options.config, overrides)
-    if options.evaluate < 0:
-        raise ConfigError(explain(f'an evaluation on {options.evaluate} seeds was asked for',
-                                  'less than none', '0 or more', 'correct --evaluate'))
     folder = options.out or Path('runs') / options.config.stem
     progress = _progress(options)
     trainer = Trainer(settings, folder, progress)
@@ -406,9 +428,6 @@ def _import(options: argparse.Namespace) -> int:
     from pruning_core.importing import REFERENCE, import_tdmpc
     from pruning_core.networks import count_parameters
 
-    if options.episodes < 0:
-        raise ConfigError(explain(f'{options.episodes} episodes were asked for',
-                                  'less than none', '0 or more', 'correct --episodes'))
     settings = config.from_dict(config.override(REFERENCE, [
         f'env.id={json.dumps(options.env)}', *options.set]))
     folder = import_tdmpc(options.file, settings, options.out, options.episodes,
@@ -441,6 +460,10 @@ def _zoo(options: argparse.Namespace) -> int:
 
     if options.action:
         return _make(options)
+    if options.out:
+        raise ConfigError(
+            explain(f"the zoo was to be listed into '{options.out}'", '--out is for making one',
+                    'zoo, or zoo make NAME --out FOLDER', 'leave --out out'))
     agents = [zoo.describe(name) for name in (*zoo.names(), *zoo.to_make())]
     if options.json:
         print(json.dumps(agents, indent=1))
@@ -556,6 +579,10 @@ def _prune(options: argparse.Namespace) -> int:
         'return, dense': round(gates['return']['dense'], 2),
         'plan p50 ms': round(gates['latency']['p50_s'] * 1e3, 2),
         'plan p99 ms': round(gates['latency']['p99_s'] * 1e3, 2),
+        'stability': (f"{gates['stability']['violations']} of {gates['stability']['states']} "
+                      f"states fail, at most {gates['stability']['bound']:.1%}"
+                      if 'stability' in gates else
+                      'not tested: the gate is off, or the plant states no goal'),
         'seconds': round(result.seconds, 1),
     })
 
@@ -563,6 +590,7 @@ def _prune(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from pruning_core import checkpoint, zoo
     from pruning_core.export import export
+    from pruning_core.runtime.bundle import MANIFEST
 
     run = checkpoint.load_run(zoo.find(options.agent))
     failed = run.lineage.get('failed')
@@ -572,6 +600,11 @@ def _export(options: argparse.Namespace) -> int:
                     f'it failed its gates: {"; ".join(failed)}',
                     'an agent that passed, or --force', 'prune less, or recover longer')
         )
+    if (options.out / MANIFEST).is_file() and not options.force:
+        raise BundleError(
+            explain(f"the bundle of '{run.folder}' was to be written to '{options.out}'",
+                    'a bundle is there already', 'a new folder or an empty one, or --force',
+                    'choose another folder, or replace that bundle with --force'))
     bundle, parity = export(run, options.out)
     return _tell(options, {'bundle': str(bundle.path), 'hash': bundle.hash,
                            'parameters': bundle.manifest.parameters, 'bytes': bundle.size,
@@ -586,6 +619,11 @@ def _evaluate(options: argparse.Namespace) -> int:
             explain('an evaluation under --set was to be kept',
                     'pruning compares with what is kept, under the settings of the agent',
                     '--write or --set', 'leave one of them out'))
+    if options.write and options.agent in zoo.names():
+        raise ConfigError(
+            explain(f"an evaluation of '{options.agent}' was to be kept",
+                    'it ships with the package, or is made by it', 'a run folder of your own',
+                    'leave --write out, or copy the folder of the agent and name the copy'))
     run = _with(checkpoint.load_run(zoo.find(options.agent)), options.set, 'planner')
     return _tell(options, _evaluated(run, options.episodes, options.samples, options.iterations,
                                      _progress(options), options.write))
@@ -597,6 +635,10 @@ def _stability(options: argparse.Namespace) -> int:
     from pruning_core.stability_report import Asked, describe_bundle, describe_stability
 
     against = checkpoint.load_run(zoo.find(options.against)) if options.against else None
+    if options.value and (options.near or options.bounds or options.sweeps or against):
+        raise ConfigError(
+            explain('--value was given', '--near, --bounds, --sweeps or --against beside it',
+                    '--value alone: it needs no goal, and they do', 'ask for one at a time'))
     asked = Asked(
         states=options.states, near=options.near, periods=options.periods,
         samples=options.samples, iterations=options.iterations, policy=options.policy,
@@ -606,6 +648,11 @@ def _stability(options: argparse.Namespace) -> int:
         return _tell(options, describe_bundle(open_bundle(options.bundle), asked,
                                               _progress(options)))
     run = checkpoint.load_run(zoo.find(options.agent))
+    if against and against.config.env.id != run.config.env.id:
+        raise ConfigError(
+            explain(f"'{run.folder}' was to be tested against '{against.folder}'",
+                    f'one is of {run.config.env.id}, the other of {against.config.env.id}',
+                    'two agents of one plant', 'name another one with --against'))
     return _tell(options, describe_stability(run, asked, _progress(options)))
 
 
@@ -618,6 +665,8 @@ def _study(options: argparse.Namespace) -> int:
     asked = Asked(options.quick, options.set,
                   {'data': options.data, 'agent': tuple(options.agent)}, options.work, options.out)
     settings = settings_from(study, asked)
+    if options.data and not options.download:
+        images.load(options.data)  # refused here, before any trial is begun with it
     if options.download:
         if not options.data:
             raise ConfigError(explain('--download was given', 'no folder to fetch into',
@@ -669,7 +718,9 @@ def _inspect(options: argparse.Namespace) -> int:
     for group in run.agent.graph().free:
         line = f'{group.size} units, {group.params_per_unit} parameters each'
         if run.importance is not None:
-            line += f", importance {run.importance.group_scores('combined')[group.name]:.2f}"
+            score = run.importance.group_scores('combined')[group.name]
+            line += (f', importance {score:.2f}' if math.isfinite(score) else
+                     f', importance not known before {run.config.importance.warmup} updates')
         facts[group.name] = line
     return _tell(options, facts)
 
@@ -694,9 +745,6 @@ def _record(options: argparse.Namespace) -> int:
     from pruning_core.recording import record
     from pruning_core.runtime.bundle import open_bundle
 
-    if options.episodes < 1:
-        raise ConfigError(explain(f'{options.episodes} episodes were asked for', 'fewer than 1',
-                                  '1 or more', 'correct --episodes'))
     facts = record(open_bundle(options.bundle), options.out, episodes=options.episodes,
                    seed=options.seed, samples=options.samples, iterations=options.iterations)
     return _tell(options, {'bag': str(options.out), **facts})
@@ -756,6 +804,11 @@ def _report(options: argparse.Namespace) -> int:
     from pruning_core.comparison import write_comparison
     from pruning_core.report import write_report
 
+    if options.out and not options.compare:
+        raise ConfigError(
+            explain(f"a report was to be written to '{options.out}'",
+                    'every run folder has its own, report.html', '--out beside --compare',
+                    'leave --out out, or add --compare'))
     if options.compare:
         page = write_comparison(options.folders, options.out or Path('runs/comparison.html'))
         return _tell(options, {'comparison': str(page)})

@@ -21,6 +21,7 @@ import yaml
 from pruning_core.errors import ConfigError, explain, nearest
 
 ACTIVATIONS = ('relu', 'elu')
+MOST_SEED = 2**32 - 1
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp',
           'taylor', 'activation', 'ablation')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
@@ -237,7 +238,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require(self.seed >= 0, 'training.seed', self.seed, '0 or more')
+        _require(0 <= self.seed <= MOST_SEED, 'training.seed', self.seed, f'from 0 to {MOST_SEED}')
+        _require(self.threads >= 0, 'training.threads', self.threads, '0 or more')
+        _require(self.evaluate_seeds >= 1 or self.evaluate_every == 0, 'training.evaluate_seeds',
+                 self.evaluate_seeds, '1 or more; training.evaluate_every=0 evaluates never')
         _require(self.collect_samples >= 0, 'training.collect_samples', self.collect_samples,
                  '0 or more')
         _require(self.collect_horizon >= 0, 'training.collect_horizon', self.collect_horizon,
@@ -417,7 +421,7 @@ class PruningConfig:
                  'pruning.compensation', self.compensation, '0 or more')
         _require(0 <= self.coupling_share <= 1, 'pruning.coupling_share', self.coupling_share,
                  'from 0 to 1')
-        _require(self.seed >= 0, 'pruning.seed', self.seed, '0 or more')
+        _require(0 <= self.seed <= MOST_SEED, 'pruning.seed', self.seed, f'from 0 to {MOST_SEED}')
         for name in ('distillation', 'recovery_task', 'distillation_horizon'):
             _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name),
                      '0 or more')
@@ -442,8 +446,8 @@ class PruningConfig:
         _require(0 <= self.recovery_warmup < 1, 'pruning.recovery_warmup', self.recovery_warmup,
                  'at least 0, below 1')
         _require(self.gate_seeds >= 1, 'pruning.gate_seeds', self.gate_seeds, '1 or more')
-        _require(self.gate_return_loss >= 0, 'pruning.gate_return_loss', self.gate_return_loss,
-                 '0 or more')
+        for name in ('gate_return_loss', 'gate_latency_share'):
+            _require(getattr(self, name) >= 0, f'pruning.{name}', getattr(self, name), '0 or more')
         _require(self.steps == 1 or self.latency_ms == 0, 'pruning.steps', self.steps,
                  '1 where pruning.latency_ms is set')
         for name in ('gate_violation', 'stability_weight', 'settle'):
@@ -476,13 +480,14 @@ class Config:
 
 def _convert(value: Any, wanted: type, key: str) -> Any:
     """Turn a YAML scalar into the field's type, refusing what would change its meaning."""
-    if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if wanted is float and isinstance(value, str):
+    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:  # YAML 1.1 reads '1e-3' as a string.
-            return float(value)
-        except ValueError:
-            pass
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = None
+        if number is not None:
+            _require(math.isfinite(number), key, value, 'a finite number')
+            return number
     if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
     raise ConfigError(

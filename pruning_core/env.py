@@ -14,7 +14,11 @@ import functools
 import importlib
 import logging
 import math
+import numbers
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -23,7 +27,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box
 
 from pruning_core.config import EnvConfig
-from pruning_core.errors import EnvError, explain
+from pruning_core.errors import AgentError, EnvError, PruningError, explain
 
 Array = npt.NDArray[np.float32]
 _LOG = logging.getLogger(__name__)
@@ -99,17 +103,15 @@ def make_raw(id: str, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
         EnvError: the id is unknown, or the environment cannot be made.
     """
     limit = {'max_episode_steps': max_episode_steps} if max_episode_steps else {}
+    module, colon, name = id.partition(':')
+    if colon and name.isidentifier() and name not in gymnasium.registry:
+        env = _of_class(id, module, name)
+        return gymnasium.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps else env
     try:
-        module, colon, name = id.partition(':')
-        if colon and name.isidentifier() and name not in gymnasium.registry:
-            env: gymnasium.Env[Any, Any] = getattr(importlib.import_module(module), name)()
-            if max_episode_steps:
-                env = gymnasium.wrappers.TimeLimit(env, max_episode_steps)
-            return env
         _hear_each_warning_once(id)
         return gymnasium.make(id, **limit)  # type: ignore[arg-type]
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError, AttributeError) as error:
-        near = difflib.get_close_matches(id, list(gymnasium.registry), n=1, cutoff=0.4)
+        near = difflib.get_close_matches(id, list(gymnasium.registry), n=1, cutoff=0.6)
         raise EnvError(
             explain(f"environment '{id}' was asked for",
                     'it is not known' + (f", did you mean '{near[0]}'?" if near else ''),
@@ -121,6 +123,49 @@ def make_raw(id: str, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
             explain(f"environment '{id}' was asked for", f'it cannot be made ({error})',
                     'an environment whose own libraries are installed', 'install what it names')
         ) from error
+
+
+def _of_class(id: str, module: str, name: str) -> gymnasium.Env[Any, Any]:
+    """Import a class and make one of it; what either raises is the class's own doing."""
+    asked = f"environment '{id}' was asked for"
+    try:
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or '\n'):
+            raise EnvError(
+                explain(asked, f"there is no module '{module}'", 'a module that Python can import',
+                        'correct env.id, call from the folder that the module lies in, or name '
+                        'that folder in PYTHONPATH')) from error
+        raise EnvError(
+            explain(asked, f"importing '{module}' raised {raised(error)}",
+                    'a module that can be imported', 'correct the module')) from error
+    kind = getattr(found, name, None)
+    if not callable(kind):
+        raise EnvError(
+            explain(asked, f"'{module}' has " + (f"no '{name}'" if kind is None else
+                                                 f"a '{name}' that is no class ({kind!r})"),
+                    'a class of that module', 'correct env.id'))
+    try:
+        env = kind()
+    except (Exception, SystemExit) as error:
+        raise EnvError(
+            explain(asked, f'{name}() raised {raised(error)}',
+                    'a class that can be made without arguments', 'correct its __init__')
+        ) from error
+    missing = [a for a in ('observation_space', 'action_space', 'reset', 'step', 'unwrapped')
+               if not hasattr(env, a)]
+    if missing:
+        raise EnvError(
+            explain(asked, f'{name} has no {", ".join(missing)}', 'a gymnasium.Env with both '
+                    'spaces set', 'derive it from gymnasium.Env, and set them in __init__'))
+    return env  # type: ignore[no-any-return]
+
+
+def raised(error: BaseException) -> str:
+    """An error of somebody else's code in a line: kind, text and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f' ({Path(frames[-1].filename).name}, line {frames[-1].lineno})' if frames else ''
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}{where}'
 
 
 def _hear_each_warning_once(id: str) -> None:
@@ -158,10 +203,11 @@ def _period_s(env: gymnasium.Env[Any, Any], config: EnvConfig) -> float:
     if dt is None:
         frame_rate = env.metadata.get('render_fps')
         dt = 1.0 / frame_rate if frame_rate else None
-    if dt is None or not math.isfinite(dt) or dt <= 0:
+    if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
         raise EnvError(
             explain(f"the control period of environment '{config.id}' was asked for",
-                    'the environment tells neither a dt nor a frame rate',
+                    'the environment tells neither a dt nor a frame rate' if dt is None else
+                    f'its dt, or one by its frame rate, is {dt!r}',
                     'seconds above 0', 'set env.period_s')
         )
     return float(dt) * config.action_repeat
@@ -234,7 +280,8 @@ class ScaledEnv:
 
     def reset(self, seed: int | None = None) -> Array:
         """Start an episode; returns the (O,) scaled observation."""
-        observation, _ = self.env.reset(seed=seed)
+        with self._named('reset'):
+            observation, _ = self.env.reset(seed=seed)
         return self._checked(observation, 0.0)
 
     def step(self, action: npt.ArrayLike) -> tuple[Array, float, bool, bool]:
@@ -247,17 +294,38 @@ class ScaledEnv:
             (O,) scaled observation, unscaled reward, terminated, truncated.
 
         Raises:
-            EnvError: the environment returned a non-finite number.
+            EnvError: the environment raised, or returned a non-finite number.
+            AgentError: the action is not finite.
         """
+        if not np.isfinite(np.asarray(action, float)).all():
+            raise AgentError(
+                explain(f"environment '{self.config.id}' was to be stepped",
+                        f'the agent acts with {np.asarray(action).tolist()}', 'finite actions',
+                        'training has diverged: lower agent.learning_rate, or env.reward_scale; '
+                        'data gathered so far is kept'))
         physical = self._middle + self._half * np.clip(np.asarray(action, float), -1, 1)
         total, terminated, truncated = 0.0, False, False
         for _ in range(self.config.action_repeat):
-            observation, reward, terminated, truncated, _ = self.env.step(
-                physical.astype(np.float32))
-            total += float(reward)
+            with self._named('step'):
+                observation, reward, terminated, truncated, _ = self.env.step(
+                    physical.astype(np.float32))
+                total += float(reward)
             if terminated or truncated:
                 break
         return self._checked(observation, total), total, terminated, truncated
+
+    @contextlib.contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Say of what the environment raises that it was the environment."""
+        try:
+            yield
+        except PruningError:
+            raise
+        except Exception as error:
+            raise EnvError(
+                explain(f"{what} of environment '{self.config.id}' was called",
+                        f'it raised {raised(error)}', f'a {what} that returns',
+                        'correct the environment; data gathered so far is kept')) from error
 
     def _checked(self, observation: npt.ArrayLike, reward: float) -> Array:
         observation = np.asarray(observation, np.float32)

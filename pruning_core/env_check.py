@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from pruning_core.config import Config
 from pruning_core.env import ScaledEnv
-from pruning_core.errors import EnvError
+from pruning_core.errors import EnvError, PruningError
+from pruning_core.stability import candidate
 
 Array = npt.NDArray[np.float64]
 Level = Literal['wrong', 'doubtful', 'good']
@@ -77,12 +78,22 @@ def check(config: Config) -> list[Finding]:
         findings += [*_about_episodes(env, trial, config), _about_seeds(env),
                      *_about_numbers(trial, config), _about_actions(env)]
     except EnvError as error:
-        return [*findings, Finding('wrong', 'numbers', str(error))]
-    except Exception as error:  # whatever the environment raises is what is wrong with it
-        return [*findings, Finding('wrong', 'environment', 'reset or step raised '
-                                   f'{type(error).__name__}: {error}')]
-    return [*findings, Finding(
+        about = 'numbers' if error.__cause__ is None else 'environment'  # it raised something
+        return [*findings, Finding('wrong', about, str(error))]
+    return [*findings, _about_goal(config, s.period_s), Finding(
         'good', 'speed', f'{1e3 * trial.seconds / len(trial.rewards):.2g} ms a decision')]
+
+
+def _about_goal(config: Config, period_s: float) -> Finding:
+    try:
+        found = candidate(config.env.id, period_s, config.env.action_repeat)
+    except PruningError as error:
+        return Finding('wrong', 'goal', str(error))
+    if found is None:
+        return Finding('doubtful', 'goal', 'none is stated: pruning is gated on return and '
+                       'latency alone; to have stability tested too, give the class a '
+                       'stability_goal (docs/stability.md)')
+    return Finding('good', 'goal', 'known: pruning is gated on stability, too')
 
 
 def _try(env: ScaledEnv, config: Config) -> _Trial:

@@ -211,9 +211,12 @@ def _gates(gates: Mapping[str, Any]) -> str:
              gates['mask_equivalence'] <= 1e-4),
             ('torch = onnxruntime', f"{gates['parity']:.1e}", '1e-4', gates['parity'] <= 1e-4)]
     verdict = {True: '<span class="pass">passed</span>', False: '<span class="fail">failed</span>'}
+    untested = '' if gates.get('stability') else (
+        '<p>Stability was not tested: its gate was off, or the plant states no goal.</p>')
     return section('Gates', markup_table(
         [('gate', 'measured', 'allowed', ''), *(
-            (*map(text, cells), verdict[bool(good)]) for *cells, good in rows)], numeric=False))
+            (*map(text, cells), verdict[bool(good)]) for *cells, good in rows)], numeric=False)
+        + untested)
 
 
 def _further_gates(gates: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:

@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import fcntl
 import logging
+import math
 import os
 import time
 import weakref
@@ -253,7 +254,9 @@ class Trainer:
             for name, value in losses._asdict().items():
                 totals.setdefault(name, []).append(value)
             self._tell(updates=f'{i + 1}/{count}', importance=summary)
-        return {name: float(np.nanmean(values)) for name, values in totals.items()}
+        known = {name: [v for v in values if not math.isnan(v)] for name, values in totals.items()}
+        return {name: float(np.mean(values)) if values else math.nan
+                for name, values in known.items()}
 
     def _evaluate(self) -> dict[str, float]:
         """Mean return of the cheap plan and of the policy alone on a few seeds of their own."""

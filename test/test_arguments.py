@@ -44,7 +44,7 @@ def test_every_option_has_help_and_json_is_everywhere(name):
     (['prune', '--agent', 'x', '--spars', '0.5'], "did you mean '--sparsity'?"),
     (['train', '--config', 'x', '--progress', 'jsn'], "--progress 'jsn' is not known, did you "
      "mean 'json'?"),
-    (['evaluate', '--agent', 'x', '--episodes', 'three'], "invalid int value: 'three'"),
+    (['evaluate', '--agent', 'x', '--episodes', 'three'], "'three' is no whole number"),
     (['train'], 'the following arguments are required: --config'),
     ([], 'the following arguments are required: COMMAND'),
 ])

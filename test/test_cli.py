@@ -303,8 +303,30 @@ def damage(folder):
      ['AgentError', "did you mean 'pendulum_dense'?"]),
     (['export', '--agent', '{agent}', '--out', '{tmp}'],
      ['BundleError', 'something else is there']),
-    (['evaluate', '--agent', '{agent}', '--episodes', '0'], ['ConfigError', 'zero episodes']),
-    (['evaluate', '--agent', '{agent}', '--samples', '-5'], ['ConfigError', 'planner.samples']),
+    (['evaluate', '--agent', 'pendulum_95', '--episodes', '1', '--write'],
+     ['ConfigError', 'it ships with the package', 'name the copy']),
+    (['evaluate', '--agent', '{unfinished}'],
+     ['AgentError', 'its training has not ended', 'start the same train command again']),
+    (['evaluate', '--agent', '{site}'], ['AgentError', 'it is a bundle', 'exported from']),
+    (['export', '--agent', 'runs/pendulum_quick_80', '--out', '{tmp}/a'],
+     ['AgentError', 'there is no such folder; allowed', 'or prune one, first']),
+    (['export', '--agent', '{agent}', '--out', '{site}'],
+     ['BundleError', 'a bundle is there already', '--force']),
+    (['export', '--agent', '{agent}', '--out', '{site}', '--force'],
+     ['BundleError', 'something else is there: thesis.tex']),
+    (['stability', '--agent', 'pendulum_95', '--against', 'double_pendulum', '--policy'],
+     ['ConfigError', 'Pendulum-v1', 'InvertedDoublePendulum-v5', 'two agents of one plant']),
+    (['stability', '--agent', 'pendulum_95', '--value', '--near'],
+     ['ConfigError', '--value alone']),
+    (['study', 'latent', '--quick', '--data', '{tmp}/none', '--work', '{tmp}/studies'],
+     ['ConfigError', '{tmp}/none']),
+    (['report', '{agent}', '--out', '{tmp}/page.html'], ['ConfigError', 'beside --compare']),
+    (['zoo', '--out', '{tmp}/zoo'], ['ConfigError', 'zoo make NAME']),
+    (['zoo', 'make', 'pendulum_dense'], ['AgentError', 'it ships, and need not be made']),
+    (['train', '--config', '{yaml}', '--out', '{tmp}/a', '--set', 'agent.learning_rate=.inf'],
+     ['ConfigError', "'agent.learning_rate' was set to inf", 'a finite number']),
+    (['prune', '--agent', '{agent}', '--set', 'pruning.gate_latency_share=-1', '--out', '{tmp}/a'],
+     ['ConfigError', 'pruning.gate_latency_share', '0 or more']),
     (['evaluate', '--agent', '{agent}', '--set', 'agent.discount=0.9'],
      ['ConfigError', 'settings of planner']),
     (['evaluate', '--agent', '{agent}', '--set', 'planner.momentum=0.2', '--write'],
@@ -316,12 +338,50 @@ def test_what_cannot_be_done(said, yaml_file, copied, tmp_path, arguments, parts
     """Exit code 2, one line, nothing made."""
     torn = shutil.copytree(copied, tmp_path / 'torn')
     damage(torn)
-    places = {'yaml': yaml_file, 'agent': copied, 'torn': torn, 'tmp': tmp_path}
+    site, unfinished = tmp_path / 'site', tmp_path / 'unfinished'
+    for folder, files in ((site, ('manifest.json', 'thesis.tex')), (unfinished, (CHECKPOINT,))):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text('{}')
+    places = {'yaml': yaml_file, 'agent': copied, 'torn': torn, 'tmp': tmp_path, 'site': site,
+              'unfinished': unfinished}
     before = sorted(tmp_path.rglob('*'))
     err = said(FAILED, *(a.format(**places) for a in arguments))
     for part in parts:
-        assert part in err
+        assert part.format(**places) in err
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_bundle_takes_the_place_of_another_by_force_alone(said, answer, trained, tmp_path):
+    first = answer('export', '--agent', trained, '--out', tmp_path / 'b')
+    (tmp_path / 'b' / 'fit.json').write_text('{}')
+    said(FAILED, 'export', '--agent', trained, '--out', tmp_path / 'b')
+    assert (tmp_path / 'b' / 'fit.json').is_file()
+    again = answer('export', '--agent', trained, '--out', tmp_path / 'b', '--force')
+    assert again['hash'] == first['hash'] and not (tmp_path / 'b' / 'fit.json').exists()
+
+
+def test_a_run_folder_is_no_bundle_but_has_one(said, bundled):
+    assert f"name '{bundled / 'bundle'}'" in said(FAILED, 'bench', '--bundle', bundled)
+
+
+@pytest.mark.parametrize('arguments', [
+    ['evaluate', '--agent', 'a', '--episodes', '0'],
+    ['evaluate', '--agent', 'a', '--samples', '-5'],
+    ['evaluate', '--agent', 'a', '--threads', '-1'],
+    ['stability', '--agent', 'a', '--seed', '-1'], ['stability', '--agent', 'a', '--periods', '0'],
+    ['train', '--config', 'a', '--seed', '99999999999999999999'],
+    ['record', 'a', '--out', 'b', '--episodes', '1.5'], ['bench', '--bundle', 'a', '--share', '7'],
+    ['bench', '--bundle', 'a', '--seconds', 'nan'], ['prune', '--agent', 'a', '--parent', 'zzz'],
+], ids=' '.join)
+def test_numbers_out_of_range(main, capsys, four_parts, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(*arguments, '--json')
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and arguments[-1] in err and '\n' not in err.strip()
+    told = json.loads(out)
+    assert told['exit'] == 2 and f"{told['kind']}: {told['error']}" == err.strip()
+    four_parts(told['error'])
 
 
 @pytest.mark.parametrize('arguments', [[], ['prun'], ['prune'], ['train', '--out', 'a'],
@@ -374,7 +434,7 @@ def stop_by_both(process):
 @pytest.mark.parametrize(('command', 'stop', 'message'), [
     ('train', stop_by_stdin, 'start the same command again to go on'),
     ('prune', stop_by_both, 'nothing half-written was kept'),
-    ('prune', stop_by_stdin, 'of several pruning.steps, those done were'),
+    ('prune', stop_by_stdin, 'with pruning.steps above 1, those done were'),
 ])
 def test_interrupted(yaml_file, copied, tmp_path, contents, command, stop, message):
     """Exit code 130, a line that says how to go on, and a folder that allows it."""

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Discrete
 
 from pruning_core.config import EnvConfig
 from pruning_core.env import ScaledEnv, describe, make_raw
-from pruning_core.errors import EnvError
+from pruning_core.errors import AgentError, EnvError
 
 
 class Plant(gymnasium.Env):
@@ -177,3 +177,59 @@ def test_mujoco_says_a_thing_once_however_many_environments_are_made():
                           check=True)
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     assert len(said) == len(set(said))
+
+
+@pytest.mark.parametrize(('code', 'name', 'said'), [
+    ('class A:\n    def __init__(self, cfg): pass\n', 'A',
+     'missing 1 required positional argument'),
+    ('class A:\n    def __init__(self): raise RuntimeError("no camera")\n', 'A',
+     'A() raised RuntimeError: no camera (plant_of_a_test.py, line 2)'),
+    ('class A:\n    def __init__(self): self.nothing\n', 'A', "no attribute 'nothing'"),
+    ('class A:\n    def __init__(self): raise SystemExit(0)\n', 'A', 'A() raised SystemExit: 0'),
+    ('class A: pass\n', 'A', 'A has no observation_space, action_space, reset, step'),
+    ('A = 3\n', 'A', "a 'A' that is no class (3)"),
+    ('class A: pass\n', 'B', "has no 'B'"),
+    ('class A(:\n', 'A', "importing 'plant_of_a_test' raised SyntaxError"),
+    ('from math import nope\n', 'A', "raised ImportError: cannot import name 'nope'"),
+    ('import nowhere_at_all\n', 'A',
+     "raised ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ('import sys\nsys.exit(0)\n', 'A', 'raised SystemExit: 0'),
+    (None, 'A', "there is no module 'plant_of_a_test'"),
+], ids=['argument', 'raises', 'attribute', 'exit', 'no env', 'number', 'name', 'syntax', 'import',
+        'its import', 'exit on import', 'no module'])
+def test_a_class_that_cannot_be_made_is_told_from_one_that_is_not_there(
+        tmp_path, monkeypatch, four_parts, code, name, said):
+    monkeypatch.syspath_prepend(tmp_path)
+    if code is not None:
+        (tmp_path / 'plant_of_a_test.py').write_text(code)
+    try:
+        with pytest.raises(EnvError) as error:
+            make_raw(f'plant_of_a_test:{name}')
+    finally:
+        sys.modules.pop('plant_of_a_test', None)
+    four_parts(error, said)
+
+
+def test_what_the_plant_raises_is_said_to_be_its_own(plants, four_parts):
+    def step(self, action):
+        raise OSError('device lost')
+
+    env = ScaledEnv(EnvConfig(id=plants(step=step)))
+    env.reset(0)
+    with pytest.raises(EnvError) as error:
+        env.step([0.0])
+    four_parts(error, 'it raised OSError: device lost (test_env.py, line')
+
+
+def test_an_action_that_is_not_finite_is_not_the_plants_fault(plants, four_parts):
+    env = ScaledEnv(EnvConfig(id=plants()))
+    env.reset(0)
+    with pytest.raises(AgentError) as error:
+        env.step([np.nan])
+    four_parts(error, 'training has diverged')
+
+
+def test_a_period_that_is_no_number(plants, four_parts):
+    with pytest.raises(EnvError) as error:
+        ScaledEnv(EnvConfig(id=plants(dt='fast')))
+    four_parts(error, "'fast'")

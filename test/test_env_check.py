@@ -59,9 +59,10 @@ def findings(monkeypatch):
 
 def test_a_good_plant_is_good_throughout(findings):
     found = findings(('env.max_episode_steps=40', 'env.reward_scale=1'))
-    assert {f.level for f in found} == {'good'}
-    assert [f.about for f in found] == ['spaces', 'episodes', 'seeds', 'observations', 'rewards',
-                                        'actions', 'speed']
+    assert [(f.about, f.level) for f in found] == [
+        ('spaces', 'good'), ('episodes', 'good'), ('seeds', 'good'), ('observations', 'good'),
+        ('rewards', 'good'), ('actions', 'good'), ('goal', 'doubtful'), ('speed', 'good')]
+    assert 'pruning is gated on return and latency alone' in found[-2].text
 
 
 @pytest.mark.parametrize(('parts', 'level', 'about', 'said'), [
@@ -86,6 +87,17 @@ def test_what_is_found(findings, parts, level, about, said):
     found = [f for f in findings(**parts) if f.about == about and f.level != 'good']
     assert [f.level for f in found] == [level] * len(found) and found
     assert any(said in f.text for f in found), found
+
+
+def test_a_goal_is_seen():
+    found = {f.about: f for f in check(configuration.from_dict({}))}
+    assert found['goal'].level == 'good'
+
+
+def test_a_goal_that_cannot_be_used_is_wrong(findings):
+    found = [f for f in findings(('env.max_episode_steps=40',), stability_goal={'state': 1})
+             if f.about == 'goal']
+    assert [f.level for f in found] == ['wrong'] and 'stability_goal' in found[0].text
 
 
 def test_a_constant_number_is_noticed(findings):
@@ -115,4 +127,4 @@ def test_shipped_configurations_fit_their_plants(name):
     # The force at the rail's ends, which Gymnasium reports, is 0 away from them.
     known = {'[8] never changed'} if name == 'inverted_double_pendulum' else set()
     for f in found:
-        assert f.level == 'good' or any(text in f.text for text in known), f
+        assert f.level == 'good' or f.about == 'goal' or any(t in f.text for t in known), f

@@ -138,6 +138,22 @@ def test_row_discrete_actions(says, tmp_path):
          '--out', tmp_path / 'a', '--set', 'env.id=CartPole-v1')
 
 
+def test_row_your_plant_raises(says, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'plant_without_camera.py').write_text(
+        'class Arm:\n    def __init__(self):\n        raise OSError("no camera")\n')
+    says('your plant raises', FAILED, 'train', '--config', ROOT / 'config' / 'pendulum_quick.yaml',
+         '--out', tmp_path / 'a', '--set', 'env.id=plant_without_camera:Arm')
+
+
+def test_row_diverged_training(says, tiny, tmp_path):
+    from pruning_core import config
+
+    config.dump(tiny('agent.learning_rate=1e30'), tmp_path / 'tiny.yaml')
+    says('diverged training', FAILED, 'train', '--config', tmp_path / 'tiny.yaml',
+         '--out', tmp_path / 'a')
+
+
 def test_row_folder_in_use(says, trained, tmp_path):
     (tmp_path / 'notes.txt').write_text('mine')
     says('folder in use', FAILED, 'prune', '--agent', trained, '--out', tmp_path)

@@ -37,4 +37,4 @@ def test_what_check_env_answers(capsys):
     main(['check-env', 'pruning_core.cartpole:CartPoleSwingUp'])
     lines = [line for line in capsys.readouterr().out.splitlines() if 'speed' not in line]
     guide = (DOCS / 'own_robot.md').read_text()
-    assert len(lines) == 6 and all(line in guide for line in lines)
+    assert len(lines) == 7 and all(line in guide for line in lines)

@@ -39,7 +39,8 @@ def test_every_result_is_on_the_page_with_its_command():
 
 
 def test_a_table_has_sums_and_the_worst_agent():
-    line = {'sparsity': 0.5, 'score': 'task', 'return': -150.0, 'return interval': [-155.0, -145.0],
+    line = {'sparsity': 0.5, 'score': 'task',
+            'return': -150.0, 'return interval': [-155.0, -145.0],
             'reached, 1 late': 0.98, 'reached, 1 late interval': [0.95, 1.01]}
     found = stability_page.table({'table': [line], 'rows': [row('a', 0.5, 0), row('b', 0.5, 2)]})
     assert found.splitlines()[-1] == (

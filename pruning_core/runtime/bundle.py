@@ -35,6 +35,7 @@ from pruning_core.runtime.signature import PrivateKey, PublicKey
 
 SCHEMA = 2  # 1 held its weights once in every graph
 MANIFEST, SIGNATURE = 'manifest.json', 'manifest.sig'
+FIT = 'fit.json'  # how a planner was fitted to this machine; beside a bundle, no part of it
 POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP = (
     'policy.onnx', 'world_model.onnx', 'plan_start.onnx', 'plan_step.onnx')
 GRAPHS = (POLICY, WORLD_MODEL, PLAN_START, PLAN_STEP)
@@ -204,12 +205,29 @@ def in_memory(manifest: Manifest, graphs: Mapping[str, bytes], where: str = 'mem
     return _verified({MANIFEST: data, **graphs}, where)
 
 
+def _strange(folder: Path) -> str:
+    """Name what a bundle must not take the place of; empty where there is nothing."""
+    if folder.is_symlink():
+        return 'a link'
+    if not folder.exists():
+        return ''
+    if not folder.is_dir():
+        return 'a file'
+    ours = {MANIFEST, *FILES, *_OPTIONAL, FIT}
+    found = sorted(p.name for p in folder.iterdir()
+                   if p.name not in ours and not p.name.startswith((f'.{FIT}.', f'.{SIGNATURE}.'))
+                   or p.is_symlink() or not p.is_file())
+    return ', '.join(found[:3]) + (', ...' if len(found) > 3 else '')
+
+
 def _place(bundle: Bundle, folder: Path) -> Bundle:
-    if folder.is_symlink() or (folder.exists() and not (
-            folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())))):
+    strange = _strange(folder)
+    if strange:
         raise BundleError(
-            explain(f"a bundle was to be written to '{folder}'", 'something else is there',
-                    'a new folder, an empty one, or an older bundle', 'choose another folder')
+            explain(f"a bundle was to be written to '{folder}'",
+                    f'something else is there: {strange}',
+                    'a new folder, an empty one, or an older bundle and nothing but it',
+                    'choose another folder')
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
@@ -298,6 +316,8 @@ def open_bundle(path: str | Path, expect_hash: str | None = None,
             raise BundleError(
                 explain(asked, f'{name} is missing',
                         f'the regular files {MANIFEST}, {", ".join(FILES)}',
+                        f"name '{path / 'bundle'}': it is the bundle of this run folder"
+                        if (path / 'bundle' / MANIFEST).is_file() else
                         'export or copy the bundle again')
             )
     return replace(_verified(contents, str(path), expect_hash, key), path=path)

@@ -25,10 +25,9 @@ import onnxruntime
 
 from pruning_core.errors import ConfigError, explain
 from pruning_core.runtime.bench import operations, probes
-from pruning_core.runtime.bundle import Bundle
+from pruning_core.runtime.bundle import FIT, Bundle
 from pruning_core.runtime.planner import Planner, horizons, precisions
 
-FIT = 'fit.json'
 SCHEMA = 1
 _TRIALS = 2  # plans with different noise on each observation
 _PLANS = 60  # timed before a choice is taken

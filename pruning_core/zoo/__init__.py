@@ -53,9 +53,12 @@ def command(name: str, folder: Path) -> list[str]:
         AgentError: there is no such recipe.
     """
     if name not in PRUNED:
+        ships = name in names()
         raise AgentError(
-            explain(f"agent '{name}' was to be made", 'there is no such recipe'
-                    + nearest(name, PRUNED), ', '.join(PRUNED), 'name one of these'))
+            explain(f"agent '{name}' was to be made", 'it ships, and need not be made' if ships
+                    else 'there is no such recipe' + nearest(name, PRUNED), ', '.join(PRUNED),
+                    f'use it: python -m pruning_core inspect {name}' if ships
+                    else 'name one of these'))
     return [*PRUNED[name], '--out', str(folder)]
 
 
@@ -112,12 +115,14 @@ def find(name_or_path: str) -> Path:
             explain(f"agent '{name_or_path}' was asked for", 'it is not made yet',
                     f'one that is there: {", ".join(names())}',
                     f'make it: python -m pruning_core zoo make {name_or_path}'))
+    is_path = len(path.parts) > 1
     raise AgentError(
         explain(f"agent '{name_or_path}' was asked for",
-                'there is no such folder' + nearest(name_or_path, (*names(), *to_make())),
+                'there is no such folder'
+                + ('' if is_path else nearest(name_or_path, (*names(), *to_make()))),
                 f'a run folder, or one of the shipped agents: {", ".join(names())}',
-                'correct the name, or train one: python -m pruning_core train --config '
-                'config/pendulum_quick.yaml')
+                'correct the name, or train one, or prune one, first: '
+                'python -m pruning_core train --config config/pendulum_quick.yaml')
     )
 
 
