@@ -56,6 +56,15 @@ def test_one_agent_has_the_interval_of_its_episodes():
     assert found.endswith('| 100 |\n')
 
 
+def test_planning_times_are_shown_where_they_were_taken():
+    line = {'sparsity': 0.0, 'score': 'task', 'return': -150.0, 'reached, 0 late': 1.0,
+            'planning p50 ms': 249.6, 'delay of full planning': 4.0}
+    timed = {**row('a', 0.0, 0), 'latency': {'p50_s': 0.2496, 'delay': 4}}
+    found = stability_page.table({'rows': [timed], 'table': [line]})
+    assert found.splitlines()[0].endswith('| full plan, ms (periods late) |')
+    assert found.endswith('| 100 | 250 (4) |\n')
+
+
 def test_a_result_that_is_not_kept():
     with pytest.raises(KeyError):
         stability_page.filled('<!-- rows: gone -->\n', {})

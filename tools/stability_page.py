@@ -43,9 +43,11 @@ def table(result: dict[str, Any]) -> str:
     """One line per sparsity and score: means over agents, and the worst of them for bounds."""
     late = sorted(k for k in result['table'][0] if k.endswith(' late'))
     periods = ', '.join(k.split()[1] for k in late)
+    timed = all('latency' in r for r in result['rows'])
     head = ('removed', 'score', 'return', 'reach test: fail, worst bound',
             'near test: fail, worst bound, least margin', 'region, %',
-            f'reached with {periods} periods late, %')
+            f'reached with {periods} periods late, %',
+            *(('full plan, ms (periods late)',) if timed else ()))
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
     for line in result['table']:
         dense = line['sparsity'] == 0
@@ -59,7 +61,9 @@ def table(result: dict[str, Any]) -> str:
             _returned(line, rows), _failed([r['decrease'] for r in reach]),
             f"{_failed(near)}, {min(n['margin'] for n in near):.2f}",
             f"{100 * sum(r['share'] for r in reach) / len(reach):.1f}",
-            ', '.join(_share(line, k) for k in late))) + ' |')
+            ', '.join(_share(line, k) for k in late),
+            *((f"{line['planning p50 ms']:.0f} ({line['delay of full planning']:g})",)
+              if timed else ()))) + ' |')
     return '\n'.join(lines) + '\n'
 
 
