@@ -104,6 +104,8 @@ def main() -> None:
     for way in ('planned', 'policy'):
         found = {name: regret(name, way, np.array(returns)) for name in options.agent}
         known = {name: r for name, r in found.items() if r is not None}
+        for name in sorted(set(found) - set(known)):
+            print(f'{name}, {way}: not evaluated on these seeds')
         for name, r in known.items():
             worst = np.sort(r)[::-1][:episodes // 10]
             print(f'regret of {name}, {way}: mean {r.mean():.1f} '

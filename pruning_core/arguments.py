@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Callable
@@ -33,10 +32,8 @@ def at_least(least: _Number, most: _Number | None = None) -> Callable[[str], _Nu
         except ValueError:
             raise argparse.ArgumentTypeError(
                 f"'{text}' is no {'whole ' if kind is int else ''}number") from None
-        if not (math.isfinite(value) and least <= value <= up_to):
-            raise argparse.ArgumentTypeError(
-                f'{text} is out of range: {least} or more'
-                + ('' if most is None else f', {most} at most'))
+        if not least <= value <= up_to:  # nor is NaN
+            raise argparse.ArgumentTypeError(f'{text} is out of range: from {least} to {up_to}')
         return value
     return parse
 
@@ -57,10 +54,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong on standard error, as JSON on standard output too, and exit with 2."""
-        text, words = self._explained(message), Parser._called_with or []
-        if '--json' in words:
+        text, words = self._explained(message), ' '.join(Parser._called_with or [])
+        lines = re.search(r'--progress[ =]json\b', words) is not None
+        if lines or re.search(r'--json\b', words):
             sys.stdout.write(json.dumps({'error': text, 'kind': ConfigError.__name__,
-                                         'exit': WRONG_USE}, indent=1) + '\n')
+                                         'exit': WRONG_USE}, indent=None if lines else 1) + '\n')
         sys.stderr.write(f'{ConfigError.__name__}: {text}\n')
         raise SystemExit(WRONG_USE)
 

@@ -138,8 +138,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument('--agent', required=True, help='run folder, or name of a shipped agent')
     export.add_argument('--out', required=True, type=Path, help='bundle folder')
     export.add_argument('--force', action='store_true',
-                        help='export an agent that failed its gates, too, and let the bundle take '
-                        "another one's place")
+                        help='export an agent that failed its gates, too')
+    export.add_argument('--replace', action='store_true',
+                        help='let the bundle take the place of one that is there')
 
     evaluate = add('evaluate', _evaluate, 'Returns of an agent on fixed seeds',
                    'python -m pruning_core evaluate --agent pendulum_dense --episodes 20')
@@ -299,8 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.nice(options.nice)
     if getattr(options, 'stop_with_stdin', False):
         threading.Thread(target=_watch_stdin, daemon=True).start()
-    if not {'', os.getcwd()} & set(sys.path):  # as python -m does: a plant may lie here
-        sys.path.insert(0, os.getcwd())
+    if '' not in sys.path and not getattr(sys.flags, 'safe_path', False):
+        with contextlib.suppress(OSError):  # the folder is gone
+            sys.path.append(os.getcwd())  # a plant may lie here; python -m finds it, too
     try:
         code: int = options.does(options)
         return code
@@ -323,8 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     'a folder that can be written, with room on its disk',
                     'give another --out, or make room; nothing half-written was kept'))
         return _fail(options, full, FAILED)
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         large = PruningError(
             explain(f"'{options.command}' was asked for",
@@ -600,11 +602,11 @@ def _export(options: argparse.Namespace) -> int:
                     f'it failed its gates: {"; ".join(failed)}',
                     'an agent that passed, or --force', 'prune less, or recover longer')
         )
-    if (options.out / MANIFEST).is_file() and not options.force:
+    if (options.out / MANIFEST).is_file() and not options.replace:
         raise BundleError(
             explain(f"the bundle of '{run.folder}' was to be written to '{options.out}'",
-                    'a bundle is there already', 'a new folder or an empty one, or --force',
-                    'choose another folder, or replace that bundle with --force'))
+                    'a bundle is there already', 'a new folder or an empty one, or --replace',
+                    'choose another folder, or add --replace'))
     bundle, parity = export(run, options.out)
     return _tell(options, {'bundle': str(bundle.path), 'hash': bundle.hash,
                            'parameters': bundle.manifest.parameters, 'bytes': bundle.size,
@@ -619,11 +621,11 @@ def _evaluate(options: argparse.Namespace) -> int:
             explain('an evaluation under --set was to be kept',
                     'pruning compares with what is kept, under the settings of the agent',
                     '--write or --set', 'leave one of them out'))
-    if options.write and options.agent in zoo.names():
+    if options.write and zoo.find(options.agent).resolve().parent == zoo.ROOT.resolve():
         raise ConfigError(
             explain(f"an evaluation of '{options.agent}' was to be kept",
-                    'it ships with the package, or is made by it', 'a run folder of your own',
-                    'leave --write out, or copy the folder of the agent and name the copy'))
+                    'it ships with the package', 'a run folder of your own',
+                    'leave --write out, or copy its folder and name the copy'))
     run = _with(checkpoint.load_run(zoo.find(options.agent)), options.set, 'planner')
     return _tell(options, _evaluated(run, options.episodes, options.samples, options.iterations,
                                      _progress(options), options.write))
@@ -665,7 +667,7 @@ def _study(options: argparse.Namespace) -> int:
     asked = Asked(options.quick, options.set,
                   {'data': options.data, 'agent': tuple(options.agent)}, options.work, options.out)
     settings = settings_from(study, asked)
-    if options.data and not options.download:
+    if options.data and not (options.download or options.executor):
         images.load(options.data)  # refused here, before any trial is begun with it
     if options.download:
         if not options.data:

@@ -15,6 +15,7 @@ import importlib
 import logging
 import math
 import numbers
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from pruning_core.errors import AgentError, EnvError, PruningError, explain
 
 Array = npt.NDArray[np.float32]
 _LOG = logging.getLogger(__name__)
+# Where code lies that is not the plant's: this package's and Python's.
+_LIBRARIES = (str(Path(__file__).resolve().parent), sysconfig.get_path('stdlib'))
 
 # Names and units of the observations and actions of environments that state them in their
 # documentation; MuJoCo's motors have gears, so that their commands are no newtons. An environment
@@ -123,6 +126,11 @@ def make_raw(id: str, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
             explain(f"environment '{id}' was asked for", f'it cannot be made ({error})',
                     'an environment whose own libraries are installed', 'install what it names')
         ) from error
+    except Exception as error:
+        raise EnvError(
+            explain(f"environment '{id}' was asked for", f'making it raised {raised(error)}',
+                    'an environment that can be made without arguments', 'correct its __init__')
+        ) from error
 
 
 def _of_class(id: str, module: str, name: str) -> gymnasium.Env[Any, Any]:
@@ -131,14 +139,17 @@ def _of_class(id: str, module: str, name: str) -> gymnasium.Env[Any, Any]:
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or '\n'):
+        if isinstance(error, ModuleNotFoundError) and error.name and (
+                f'{module}.'.startswith(f'{error.name}.')):
             raise EnvError(
                 explain(asked, f"there is no module '{module}'", 'a module that Python can import',
                         'correct env.id, call from the folder that the module lies in, or name '
                         'that folder in PYTHONPATH')) from error
         raise EnvError(
             explain(asked, f"importing '{module}' raised {raised(error)}",
-                    'a module that can be imported', 'correct the module')) from error
+                    'a module that can be imported',
+                    'install what it needs' if isinstance(error, ModuleNotFoundError)
+                    else 'correct the module')) from error
     kind = getattr(found, name, None)
     if not callable(kind):
         raise EnvError(
@@ -152,19 +163,24 @@ def _of_class(id: str, module: str, name: str) -> gymnasium.Env[Any, Any]:
             explain(asked, f'{name}() raised {raised(error)}',
                     'a class that can be made without arguments', 'correct its __init__')
         ) from error
-    missing = [a for a in ('observation_space', 'action_space', 'reset', 'step', 'unwrapped')
-               if not hasattr(env, a)]
-    if missing:
+    missing = [a for a in ('observation_space', 'action_space') if not hasattr(env, a)]
+    if missing or not isinstance(env, gymnasium.Env):
         raise EnvError(
-            explain(asked, f'{name} has no {", ".join(missing)}', 'a gymnasium.Env with both '
+            explain(asked, f'{name} has no {", ".join(missing)}' if missing
+                    else f'{name} is no gymnasium.Env', 'a gymnasium.Env with both '
                     'spaces set', 'derive it from gymnasium.Env, and set them in __init__'))
-    return env  # type: ignore[no-any-return]
+    return env
 
 
 def raised(error: BaseException) -> str:
-    """An error of somebody else's code in a line: kind, text and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f' ({Path(frames[-1].filename).name}, line {frames[-1].lineno})' if frames else ''
+    """An error of somebody else's code in a line: kind, text and the line of theirs it came from.
+
+    A line of a library or of this package would lead astray; a syntax error names its own.
+    """
+    theirs = [f for f in traceback.extract_tb(error.__traceback__) if not (
+        f.filename.startswith(('<frozen', *_LIBRARIES)) or 'site-packages' in f.filename)]
+    where = '' if isinstance(error, SyntaxError) or not theirs else (
+        f' ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})')
     return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}{where}'
 
 
@@ -202,12 +218,12 @@ def _period_s(env: gymnasium.Env[Any, Any], config: EnvConfig) -> float:
     dt = getattr(env.unwrapped, 'dt', None)
     if dt is None:
         frame_rate = env.metadata.get('render_fps')
-        dt = 1.0 / frame_rate if frame_rate else None
+        dt = 1.0 / frame_rate if isinstance(frame_rate, numbers.Real) and frame_rate else None
     if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
         raise EnvError(
             explain(f"the control period of environment '{config.id}' was asked for",
                     'the environment tells neither a dt nor a frame rate' if dt is None else
-                    f'its dt, or one by its frame rate, is {dt!r}',
+                    f'its dt is {dt!r}',
                     'seconds above 0', 'set env.period_s')
         )
     return float(dt) * config.action_repeat
@@ -281,7 +297,8 @@ class ScaledEnv:
     def reset(self, seed: int | None = None) -> Array:
         """Start an episode; returns the (O,) scaled observation."""
         with self._named('reset'):
-            observation, _ = self.env.reset(seed=seed)
+            answer = self.env.reset(seed=seed)
+        observation, _ = self._unpacked('reset', answer, 2)
         return self._checked(observation, 0.0)
 
     def step(self, action: npt.ArrayLike) -> tuple[Array, float, bool, bool]:
@@ -301,15 +318,18 @@ class ScaledEnv:
             raise AgentError(
                 explain(f"environment '{self.config.id}' was to be stepped",
                         f'the agent acts with {np.asarray(action).tolist()}', 'finite actions',
-                        'training has diverged: lower agent.learning_rate, or env.reward_scale; '
-                        'data gathered so far is kept'))
+                        'its training has diverged: train it again, into another folder, with a '
+                        'lower learning rate or a smaller env.reward_scale'))
         physical = self._middle + self._half * np.clip(np.asarray(action, float), -1, 1)
         total, terminated, truncated = 0.0, False, False
         for _ in range(self.config.action_repeat):
             with self._named('step'):
-                observation, reward, terminated, truncated, _ = self.env.step(
-                    physical.astype(np.float32))
+                answer = self.env.step(physical.astype(np.float32))
+            observation, reward, terminated, truncated, _ = self._unpacked('step', answer, 5)
+            try:
                 total += float(reward)
+            except (TypeError, ValueError) as error:
+                raise self._returned('step', f'the reward {reward!r}', 'a number') from error
             if terminated or truncated:
                 break
         return self._checked(observation, total), total, terminated, truncated
@@ -327,8 +347,24 @@ class ScaledEnv:
                         f'it raised {raised(error)}', f'a {what} that returns',
                         'correct the environment; data gathered so far is kept')) from error
 
+    def _returned(self, what: str, found: str, allowed: str) -> EnvError:
+        return EnvError(
+            explain(f"{what} of environment '{self.config.id}' was called",
+                    f'it returned {found}', allowed, 'correct the environment'))
+
+    def _unpacked(self, what: str, answer: Any, count: int) -> tuple[Any, ...]:
+        if not isinstance(answer, tuple) or len(answer) != count:
+            size = f'{len(answer)} values' if isinstance(answer, tuple) else type(answer).__name__
+            raise self._returned(what, size, f"{count} values, as Gymnasium's interface says")
+        return answer
+
     def _checked(self, observation: npt.ArrayLike, reward: float) -> Array:
-        observation = np.asarray(observation, np.float32)
+        try:
+            observation = np.asarray(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise self._returned('reset or step', f'an observation that is no array of numbers '
+                                 f'({type(observation).__name__})',
+                                 'what its observation_space says') from error
         if observation.shape != self._scale.shape:
             raise EnvError(
                 explain(f"environment '{self.config.id}' was stepped",

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pruning_core.config import Config
-from pruning_core.env import ScaledEnv
+from pruning_core.env import ScaledEnv, raised
 from pruning_core.errors import EnvError, PruningError
 from pruning_core.stability import candidate
 
@@ -80,6 +80,8 @@ def check(config: Config) -> list[Finding]:
     except EnvError as error:
         about = 'numbers' if error.__cause__ is None else 'environment'  # it raised something
         return [*findings, Finding('wrong', about, str(error))]
+    except Exception as error:  # whatever else it does to us is what is wrong with it
+        return [*findings, Finding('wrong', 'environment', raised(error))]
     return [*findings, _about_goal(config, s.period_s), Finding(
         'good', 'speed', f'{1e3 * trial.seconds / len(trial.rewards):.2g} ms a decision')]
 
@@ -89,6 +91,8 @@ def _about_goal(config: Config, period_s: float) -> Finding:
         found = candidate(config.env.id, period_s, config.env.action_repeat)
     except PruningError as error:
         return Finding('wrong', 'goal', str(error))
+    except Exception as error:
+        return Finding('wrong', 'goal', f'its stability_goal was tried: {raised(error)}')
     if found is None:
         return Finding('doubtful', 'goal', 'none is stated: pruning is gated on return and '
                        'latency alone; to have stability tested too, give the class a '

@@ -349,8 +349,8 @@ class Trainer:
         except ConfigError as error:
             raise AgentError(
                 explain(f"training into '{self.folder}' was asked for",
-                        f'its checkpoint has settings that this version does not know ({error})',
-                        'a checkpoint of this version or an older one',
+                        f'its checkpoint has settings that this version does not take ({error})',
+                        'settings that this version takes',
                         'go on with the version that wrote it, or give another --out')
             ) from error
         differing = [

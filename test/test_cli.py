@@ -311,9 +311,13 @@ def damage(folder):
     (['export', '--agent', 'runs/pendulum_quick_80', '--out', '{tmp}/a'],
      ['AgentError', 'there is no such folder; allowed', 'or prune one, first']),
     (['export', '--agent', '{agent}', '--out', '{site}'],
-     ['BundleError', 'a bundle is there already', '--force']),
+     ['BundleError', 'a bundle is there already', 'add --replace']),
     (['export', '--agent', '{agent}', '--out', '{site}', '--force'],
+     ['BundleError', 'a bundle is there already']),
+    (['export', '--agent', '{agent}', '--out', '{site}', '--replace'],
      ['BundleError', 'something else is there: thesis.tex']),
+    (['export', '--agent', '{agent}', '--out', '{graphs}', '--replace'],
+     ['BundleError', 'something else is there: policy.onnx']),
     (['stability', '--agent', 'pendulum_95', '--against', 'double_pendulum', '--policy'],
      ['ConfigError', 'Pendulum-v1', 'InvertedDoublePendulum-v5', 'two agents of one plant']),
     (['stability', '--agent', 'pendulum_95', '--value', '--near'],
@@ -339,12 +343,14 @@ def test_what_cannot_be_done(said, yaml_file, copied, tmp_path, arguments, parts
     torn = shutil.copytree(copied, tmp_path / 'torn')
     damage(torn)
     site, unfinished = tmp_path / 'site', tmp_path / 'unfinished'
-    for folder, files in ((site, ('manifest.json', 'thesis.tex')), (unfinished, (CHECKPOINT,))):
+    graphs = tmp_path / 'graphs'
+    for folder, files in ((site, ('manifest.json', 'thesis.tex')), (unfinished, (CHECKPOINT,)),
+                          (graphs, ('policy.onnx',))):
         folder.mkdir()
         for name in files:
             (folder / name).write_text('{}')
     places = {'yaml': yaml_file, 'agent': copied, 'torn': torn, 'tmp': tmp_path, 'site': site,
-              'unfinished': unfinished}
+              'unfinished': unfinished, 'graphs': graphs}
     before = sorted(tmp_path.rglob('*'))
     err = said(FAILED, *(a.format(**places) for a in arguments))
     for part in parts:
@@ -352,12 +358,12 @@ def test_what_cannot_be_done(said, yaml_file, copied, tmp_path, arguments, parts
     assert sorted(tmp_path.rglob('*')) == before
 
 
-def test_a_bundle_takes_the_place_of_another_by_force_alone(said, answer, trained, tmp_path):
+def test_a_bundle_takes_the_place_of_another_where_asked(said, answer, trained, tmp_path):
     first = answer('export', '--agent', trained, '--out', tmp_path / 'b')
     (tmp_path / 'b' / 'fit.json').write_text('{}')
     said(FAILED, 'export', '--agent', trained, '--out', tmp_path / 'b')
     assert (tmp_path / 'b' / 'fit.json').is_file()
-    again = answer('export', '--agent', trained, '--out', tmp_path / 'b', '--force')
+    again = answer('export', '--agent', trained, '--out', tmp_path / 'b', '--replace')
     assert again['hash'] == first['hash'] and not (tmp_path / 'b' / 'fit.json').exists()
 
 
@@ -371,14 +377,16 @@ def test_a_run_folder_is_no_bundle_but_has_one(said, bundled):
     ['evaluate', '--agent', 'a', '--threads', '-1'],
     ['stability', '--agent', 'a', '--seed', '-1'], ['stability', '--agent', 'a', '--periods', '0'],
     ['train', '--config', 'a', '--seed', '99999999999999999999'],
+    ['train', '--config', 'a', '--seed', '9' * 400],
     ['record', 'a', '--out', 'b', '--episodes', '1.5'], ['bench', '--bundle', 'a', '--share', '7'],
     ['bench', '--bundle', 'a', '--seconds', 'nan'], ['prune', '--agent', 'a', '--parent', 'zzz'],
-], ids=' '.join)
+], ids=lambda words: ' '.join(words)[:40])
 def test_numbers_out_of_range(main, capsys, four_parts, arguments):
     with pytest.raises(SystemExit) as stop:
         main(*arguments, '--json')
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and arguments[-1] in err and '\n' not in err.strip()
+    assert 'is out of range: from' in err or 'is no ' in err
     told = json.loads(out)
     assert told['exit'] == 2 and f"{told['kind']}: {told['error']}" == err.strip()
     four_parts(told['error'])

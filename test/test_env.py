@@ -181,22 +181,26 @@ def test_mujoco_says_a_thing_once_however_many_environments_are_made():
 
 @pytest.mark.parametrize(('code', 'name', 'said'), [
     ('class A:\n    def __init__(self, cfg): pass\n', 'A',
-     'missing 1 required positional argument'),
+     "missing 1 required positional argument: 'cfg'; allowed"),
     ('class A:\n    def __init__(self): raise RuntimeError("no camera")\n', 'A',
      'A() raised RuntimeError: no camera (plant_of_a_test.py, line 2)'),
     ('class A:\n    def __init__(self): self.nothing\n', 'A', "no attribute 'nothing'"),
     ('class A:\n    def __init__(self): raise SystemExit(0)\n', 'A', 'A() raised SystemExit: 0'),
-    ('class A: pass\n', 'A', 'A has no observation_space, action_space, reset, step'),
+    ('class A: pass\n', 'A', 'A has no observation_space, action_space'),
+    ('class A:\n    observation_space = action_space = None\n', 'A', 'A is no gymnasium.Env'),
     ('A = 3\n', 'A', "a 'A' that is no class (3)"),
     ('class A: pass\n', 'B', "has no 'B'"),
     ('class A(:\n', 'A', "importing 'plant_of_a_test' raised SyntaxError"),
     ('from math import nope\n', 'A', "raised ImportError: cannot import name 'nope'"),
     ('import nowhere_at_all\n', 'A',
      "raised ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ('import plant\n', 'A', "raised ModuleNotFoundError: No module named 'plant'"),
+    ('import numpy\nclass A:\n    def __init__(self): numpy.linalg.inv(numpy.zeros((2, 2)))\n',
+     'A', 'LinAlgError: Singular matrix (plant_of_a_test.py, line 3)'),
     ('import sys\nsys.exit(0)\n', 'A', 'raised SystemExit: 0'),
     (None, 'A', "there is no module 'plant_of_a_test'"),
-], ids=['argument', 'raises', 'attribute', 'exit', 'no env', 'number', 'name', 'syntax', 'import',
-        'its import', 'exit on import', 'no module'])
+], ids=['argument', 'raises', 'attribute', 'exit', 'no spaces', 'no env', 'number', 'name',
+        'syntax', 'import', 'its import', 'a prefix', 'a library', 'exit on import', 'no module'])
 def test_a_class_that_cannot_be_made_is_told_from_one_that_is_not_there(
         tmp_path, monkeypatch, four_parts, code, name, said):
     monkeypatch.syspath_prepend(tmp_path)
@@ -233,3 +237,32 @@ def test_a_period_that_is_no_number(plants, four_parts):
     with pytest.raises(EnvError) as error:
         ScaledEnv(EnvConfig(id=plants(dt='fast')))
     four_parts(error, "'fast'")
+
+
+@pytest.mark.parametrize(('parts', 'said'), [
+    ({'step': lambda self, action: (np.zeros(2), 0.0, False, {})}, 'it returned 4 values'),
+    ({'step': lambda self, action: (np.zeros(2), 'much', False, False, {})},
+     "the reward 'much'"),
+    ({'step': lambda self, action: ({'a': 1}, 0.0, False, False, {})},
+     'no array of numbers (dict)'),
+    ({'reset': lambda self, seed=None: np.zeros(2)}, 'it returned ndarray'),
+])
+def test_what_the_plant_returns_has_to_be_what_gymnasium_says(plants, four_parts, parts, said):
+    env = ScaledEnv(EnvConfig(id=plants(**parts)))
+    with pytest.raises(EnvError) as error:
+        env.reset(0)
+        env.step([0.0])
+    four_parts(error, said)
+
+
+def test_a_registered_plant_that_cannot_be_made(four_parts, monkeypatch):
+    def broken(**options):
+        raise RuntimeError('no camera')
+
+    gymnasium.register('Broken-v0', entry_point=broken)
+    try:
+        with pytest.raises(EnvError) as error:
+            make_raw('Broken-v0')
+    finally:
+        del gymnasium.registry['Broken-v0']
+    four_parts(error, 'making it raised RuntimeError: no camera (test_env.py, line')

@@ -213,7 +213,8 @@ def _strange(folder: Path) -> str:
         return ''
     if not folder.is_dir():
         return 'a file'
-    ours = {MANIFEST, *FILES, *_OPTIONAL, FIT}
+    # Without a manifest it is no bundle, whatever its files are called.
+    ours = {MANIFEST, *FILES, *_OPTIONAL, FIT} if (folder / MANIFEST).is_file() else set()
     found = sorted(p.name for p in folder.iterdir()
                    if p.name not in ours and not p.name.startswith((f'.{FIT}.', f'.{SIGNATURE}.'))
                    or p.is_symlink() or not p.is_file())

@@ -53,7 +53,7 @@ def command(name: str, folder: Path) -> list[str]:
         AgentError: there is no such recipe.
     """
     if name not in PRUNED:
-        ships = name in names()
+        ships = (ROOT / name / 'agent.safetensors').is_file()
         raise AgentError(
             explain(f"agent '{name}' was to be made", 'it ships, and need not be made' if ships
                     else 'there is no such recipe' + nearest(name, PRUNED), ', '.join(PRUNED),
