@@ -22,9 +22,9 @@ _MOST = 2**32 - 1
 _Number = TypeVar('_Number', int, float)
 
 
-def at_least(least: _Number, most: _Number | None = None) -> Callable[[str], _Number]:
-    """A type of argument: numbers from `least` on, up to 2^32 - 1 where `most` is not given."""
-    kind, up_to = type(least), _MOST if most is None else most
+def at_least(least: _Number) -> Callable[[str], _Number]:
+    """A type of argument: numbers from `least` on, up to 2^32 - 1."""
+    kind = type(least)
 
     def parse(text: str) -> _Number:
         try:
@@ -32,8 +32,8 @@ def at_least(least: _Number, most: _Number | None = None) -> Callable[[str], _Nu
         except ValueError:
             raise argparse.ArgumentTypeError(
                 f"'{text}' is no {'whole ' if kind is int else ''}number") from None
-        if not least <= value <= up_to:  # nor is NaN
-            raise argparse.ArgumentTypeError(f'{text} is out of range: from {least} to {up_to}')
+        if not least <= value <= _MOST:  # nor is NaN
+            raise argparse.ArgumentTypeError(f'{text} is out of range: from {least} to {_MOST}')
         return value
     return parse
 

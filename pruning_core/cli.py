@@ -266,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
                        help='onnxruntime threads for the timings (default: %(default)s)')
     bench.add_argument('--seconds', type=at_least(0.0), default=20.0,
                        help='to spend on the timings (default: %(default)s)')
-    bench.add_argument('--share', type=at_least(0.0, 1.0), default=0.5,
+    bench.add_argument('--share', type=at_least(0.0), default=0.5,
                        help='of the control period that a fitted plan may take; 0 = fit nothing '
                        '(default: %(default)s)')
     bench.add_argument('--again', action='store_true',

@@ -378,7 +378,8 @@ def test_a_run_folder_is_no_bundle_but_has_one(said, bundled):
     ['stability', '--agent', 'a', '--seed', '-1'], ['stability', '--agent', 'a', '--periods', '0'],
     ['train', '--config', 'a', '--seed', '99999999999999999999'],
     ['train', '--config', 'a', '--seed', '9' * 400],
-    ['record', 'a', '--out', 'b', '--episodes', '1.5'], ['bench', '--bundle', 'a', '--share', '7'],
+    ['record', 'a', '--out', 'b', '--episodes', '1.5'],
+    ['bench', '--bundle', 'a', '--share', '-7'],
     ['bench', '--bundle', 'a', '--seconds', 'nan'], ['prune', '--agent', 'a', '--parent', 'zzz'],
 ], ids=lambda words: ' '.join(words)[:40])
 def test_numbers_out_of_range(main, capsys, four_parts, arguments):
