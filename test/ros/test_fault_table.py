@@ -86,7 +86,9 @@ class Stand:
             joint_map=JOINT_MAP, fallback='lqr', observation_timeout=0.4, hold_ticks=2,
             recover_ticks=4, max_consecutive_misses=4, **{
                 'planner.samples': 32, 'planner.iterations': 1, 'swap.shadow_ticks': 3,
-                'swap.window_ticks': 10, 'fault_injection.enabled': True}, **more)
+                # A machine that stands still for a moment makes a tick or two of ten miss.
+                'swap.window_ticks': 10, 'swap.max_worse': 0.25,
+                'fault_injection.enabled': True}, **more)
         self.system.observer.mode = ''  # the latched word of one that died counts no more
 
     def _on_states(self, message):
