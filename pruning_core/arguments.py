@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import ClassVar, NoReturn, TypeVar
 
 from pruning_core.errors import ConfigError, explain, nearest
 
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong on standard error, as JSON on standard output too, and exit with 2."""
-        text, words = self._explained(message), ' '.join(Parser._called_with or [])
+        text, words = self._explained(message), ' '.join(Parser._called_with)
         lines = re.search(r'--progress[ =]json\b', words) is not None
         if lines or re.search(r'--json\b', words):
             sys.stdout.write(json.dumps({'error': text, 'kind': ConfigError.__name__,
@@ -74,13 +74,13 @@ class Parser(argparse.ArgumentParser):
         found = re.fullmatch(r'unrecognized arguments: (.*)', message)
         if found:
             value = re.split(r'[ =]', found[1])[0]
-            known = sorted(self._options_in(Parser._called_with or []))
+            known = sorted(self._options_in(Parser._called_with))
             return explain(asked, f"'{value}' is not known{nearest(value, known)}",
                            ', '.join(known), help_)
         usage = ' '.join(self.format_usage().partition(': ')[2].split())
         return explain(asked, message, usage, help_)
 
-    _called_with: list[str] | None = None
+    _called_with: ClassVar[list[str]] = []  # words of the newest call, for its sub-parsers, too
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parse; remembers the words, so that a refusal can name the options of their command."""

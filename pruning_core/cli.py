@@ -637,10 +637,6 @@ def _stability(options: argparse.Namespace) -> int:
     from pruning_core.stability_report import Asked, describe_bundle, describe_stability
 
     against = checkpoint.load_run(zoo.find(options.against)) if options.against else None
-    if options.value and (options.near or options.bounds or options.sweeps or against):
-        raise ConfigError(
-            explain('--value was given', '--near, --bounds, --sweeps or --against beside it',
-                    '--value alone: it needs no goal, and they do', 'ask for one at a time'))
     asked = Asked(
         states=options.states, near=options.near, periods=options.periods,
         samples=options.samples, iterations=options.iterations, policy=options.policy,
@@ -650,11 +646,6 @@ def _stability(options: argparse.Namespace) -> int:
         return _tell(options, describe_bundle(open_bundle(options.bundle), asked,
                                               _progress(options)))
     run = checkpoint.load_run(zoo.find(options.agent))
-    if against and against.config.env.id != run.config.env.id:
-        raise ConfigError(
-            explain(f"'{run.folder}' was to be tested against '{against.folder}'",
-                    f'one is of {run.config.env.id}, the other of {against.config.env.id}',
-                    'two agents of one plant', 'name another one with --against'))
     return _tell(options, describe_stability(run, asked, _progress(options)))
 
 

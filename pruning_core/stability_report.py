@@ -97,8 +97,18 @@ def describe_stability(run: Run, asked: Asked, progress: Progress) -> dict[str, 
 
     Raises:
         AgentError: its plant has no known goal.
-        ConfigError: a number cannot be used.
+        ConfigError: a number cannot be used, or what was asked for does not go together.
     """
+    against = asked.against
+    if asked.value and (asked.near or asked.bounds or asked.sweeps or against):
+        raise ConfigError(
+            explain('--value was given', '--near, --bounds, --sweeps or --against beside it',
+                    '--value alone: it needs no goal, and they do', 'ask for one at a time'))
+    if against and against.config.env.id != run.config.env.id:
+        raise ConfigError(
+            explain(f"'{run.folder}' was to be tested against '{against.folder}'",
+                    f'one is of {run.config.env.id}, the other of {against.config.env.id}',
+                    'two agents of one plant', 'name another one with --against'))
     planner = None if asked.policy else run.config.planner.scaled(asked.samples, asked.iterations)
     if asked.value:
         return value_evidence(run.agent, run.config.env, evaluation_seeds(asked.states), planner,
@@ -109,8 +119,7 @@ def describe_stability(run: Run, asked: Asked, progress: Progress) -> dict[str, 
         return Subject(str(of.folder), AgentController(of.agent, judged.plant.limits, planner),
                        judged, run.config.env.action_repeat)
 
-    facts = _decrease(subject(run), subject(asked.against) if asked.against else None, asked,
-                      progress)
+    facts = _decrease(subject(run), subject(against) if against else None, asked, progress)
     if asked.sweeps:
         facts.update(_sweeps(subject(run), asked, progress))
     if asked.bounds:

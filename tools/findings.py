@@ -55,14 +55,13 @@ def results() -> dict[str, dict[str, Any]]:
     return {name: result['claims'] for name, result in found.items() if 'claims' in result}
 
 
-def main() -> int:
-    """Fill the page, or with `--check` only compare."""
-    before = PAGE.read_text()
-    after = filled(before, results())
+def update(page: Path, after: str) -> int:
+    """Write a page, or with `--check` only compare; returns the exit code."""
+    before = page.read_text()
     if '--check' not in sys.argv[1:]:
-        PAGE.write_text(after)
+        page.write_text(after)
     return int('--check' in sys.argv[1:] and before != after)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(update(PAGE, filled(PAGE.read_text(), results())))

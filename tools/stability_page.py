@@ -15,13 +15,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import findings
+from findings import ROOT, STUDIES
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE, STUDIES = ROOT / 'docs' / 'stability.md', ROOT / 'docs' / 'studies'
+PAGE = ROOT / 'docs' / 'stability.md'
 _TABLE = re.compile(r'<!-- rows: ([\w/]+) -->\n(?:\|.*\n)*')
 
 
@@ -92,14 +91,5 @@ def results() -> dict[str, dict[str, Any]]:
             for path in STUDIES.rglob('stability.json')}
 
 
-def main() -> int:
-    """Fill the page, or with `--check` only compare."""
-    before = PAGE.read_text()
-    after = filled(before, results())
-    if '--check' not in sys.argv[1:]:
-        PAGE.write_text(after)
-    return int('--check' in sys.argv[1:] and before != after)
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(findings.update(PAGE, filled(PAGE.read_text(), results())))
