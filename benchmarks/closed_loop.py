@@ -23,7 +23,7 @@ import numpy as np
 from pruning_core.config import EnvConfig
 from pruning_core.env import make_raw
 from pruning_core.evaluation import evaluation_seeds
-from pruning_core.progress import Bar, Progress
+from pruning_core.progress import Progress, for_people
 from pruning_core.runtime.bundle import PLAN_START, WEIGHTS, Bundle, open_bundle
 from pruning_core.runtime.planner import Planner
 from pruning_core.runtime.weights import read
@@ -119,7 +119,7 @@ def main() -> None:
     seeds = evaluation_seeds(o.episodes)[o.skip:]
     by_seed = returns(open_bundle(o.bundle), seeds, samples=o.samples, iterations=o.iterations,
                       horizon=o.horizon, precision=o.precision, policy_alone=o.policy,
-                      until=time.monotonic() + 60 * o.minutes, progress=Bar())
+                      until=time.monotonic() + 60 * o.minutes, progress=for_people())
     found = list(by_seed.values())
     print(f'{len(found)} seeds: mean {np.mean(found):.2f}, standard deviation '
           f'{np.std(found):.2f}, worst {np.min(found):.2f}')

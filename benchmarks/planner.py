@@ -35,7 +35,7 @@ from pruning_core.evaluation import Comparison, Evaluation, compare
 from pruning_core.latency import exported, predictor, resized
 from pruning_core.networks import Widths
 from pruning_core.plans import Plan
-from pruning_core.progress import Bar
+from pruning_core.progress import for_people
 from pruning_core.runtime.bench import Timing, of_planner, probes, time_together
 from pruning_core.runtime.bundle import Bundle, write
 from pruning_core.runtime.fit import cores
@@ -122,7 +122,7 @@ def activations(width: int, seconds: float) -> dict[str, float]:
 def predictions(runs: Mapping[str, Run]) -> dict[str, float]:
     """Milliseconds of a full plan that the dense agent's table of layers foretells of each."""
     groups = runs['dense'].agent.graph().groups
-    predict = predictor(runs['dense'], groups, progress=Bar())
+    predict = predictor(runs['dense'], groups, progress=for_people())
     found = {}
     for name, run in runs.items():
         kept = {g.name: g.size for g in run.agent.graph().free}

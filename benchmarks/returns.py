@@ -29,7 +29,7 @@ from pruning_core import checkpoint, zoo
 from pruning_core.checkpoint import Run
 from pruning_core.evaluation import evaluation_seeds
 from pruning_core.export import export
-from pruning_core.progress import Bar
+from pruning_core.progress import for_people
 from pruning_core.runtime.bundle import Bundle
 from pruning_core.runtime.fit import fit
 from pruning_core.runtime.planner import precisions
@@ -111,7 +111,7 @@ def main() -> None:
         s: r for s, r in zip(shipped['seeds'], shipped['returns'], strict=True) if s in seeds}}
     for name, way, settings in wanted(bundles, best, choice):
         say(f'{name}, {way}')
-        found[f'{name}|{way}'] = returns(bundles[name], seeds, until=until, progress=Bar(),
+        found[f'{name}|{way}'] = returns(bundles[name], seeds, until=until, progress=for_people(),
                                          **settings)
     result = {
         'command': f'python benchmarks/returns.py --episodes {o.episodes}', 'commit': commit(),
@@ -142,7 +142,7 @@ def chosen(file: Path, bundle: Bundle, name: str) -> dict[str, Any]:
             return choice
     say('fitting')
     return dataclasses.asdict(
-        fit(bundle, period_s=FITTED_MS * 1e-3, share=1.0, told=Bar()).choice)
+        fit(bundle, period_s=FITTED_MS * 1e-3, share=1.0, told=for_people()).choice)
 
 
 def wanted(bundles: dict[str, Bundle], best: str, choice: dict[str, Any]

@@ -23,7 +23,7 @@ from scipy import stats
 from pruning_core import config as configuration
 from pruning_core.checkpoint import AGENT, EVALUATION, METRICS, load_run, write_json
 from pruning_core.evaluation import evaluate, evaluation_seeds
-from pruning_core.progress import Bar
+from pruning_core.progress import for_people
 from pruning_core.training import Trainer
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         folder = options.out / f'{name}-{seed}'
         settings = configuration.load(options.config, [f'training.seed={seed}'])
         if not (folder / AGENT).is_file():
-            Trainer(settings, folder, Bar()).run()
+            Trainer(settings, folder, for_people()).run()
         curves.append(curve(folder))
         if not options.evaluate:
             returns.append(curves[-1][-1, 1])
@@ -84,7 +84,7 @@ def main() -> None:
         run = load_run(folder)
         if len(run.evaluation.get('planned', {}).get('seeds', ())) != options.evaluate:
             result = evaluate(run.agent, settings.env, evaluation_seeds(options.evaluate),
-                              settings.planner.scaled(128, 3), Bar())
+                              settings.planner.scaled(128, 3), for_people())
             write_json(folder / EVALUATION, {**run.evaluation, 'planned': result.to_json()})
             run = load_run(folder)
         returns.append(run.evaluation['planned']['mean'])

@@ -4,8 +4,8 @@
 """The commands of `python -m pruning_core`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a gate
-refused the result or the doctor found something, 2 something asked for cannot be done, 130
-interrupted.
+refused the result, the doctor found something or `replay --exact` a difference, 2 something asked
+for cannot be done, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from pruning_core.errors import (
     MissingExtra,
     PruningError,
     explain,
+    missing,
 )
-from pruning_core.progress import Bar, JsonLines
+from pruning_core.progress import JsonLines, Progress, for_people
 
 if TYPE_CHECKING:  # the commands import what they need, so that --help is instant
     from pruning_core.checkpoint import Run
@@ -242,6 +243,8 @@ def parser() -> argparse.ArgumentParser:
                         help='bundle that ran; may be repeated; those published in the bag count')
     replay.add_argument('--joint-map', default='', metavar='ENTRY,ENTRY,...',
                         help='for a bag of joint_states: the parameter of the controller')
+    replay.add_argument('--exact', action='store_true',
+                        help='exit code 1 where a command comes out differently')
     replay.add_argument('--agent', help='with --state: run folder, or name of a shipped agent')
     replay.add_argument('--state', metavar='A,B,...', help='instead of a bag: the initial state, '
                         'such as --state=-3.1,0.5 (angle and speed)')
@@ -314,11 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = (error.name or '').partition('.')[0]
         if name not in _EXTRAS:
             raise
-        missing = MissingExtra(
-            explain(f"'{options.command}' was asked for", f"'{name}' is not installed",
-                    f'an installation with the extra [{_EXTRAS[name]}]',
-                    f"run: pip install 'pruned_controller[{_EXTRAS[name]}]'"))
-        return _fail(options, missing, FAILED)
+        return _fail(options, missing(f"'{options.command}' was asked for", name, _EXTRAS[name]),
+                     FAILED)
     except OSError as error:
         full = PruningError(
             explain(f"'{options.command}' was asked for", f'the system refused: {error}',
@@ -369,12 +369,12 @@ def _fail(options: argparse.Namespace, error: PruningError, code: int) -> int:
     return code
 
 
-def _progress(options: argparse.Namespace) -> Bar | JsonLines:
+def _progress(options: argparse.Namespace) -> Progress:
     import torch
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    return JsonLines() if options.progress == 'json' else Bar()
+    return JsonLines() if options.progress == 'json' else for_people()
 
 
 def _tell(options: argparse.Namespace, facts: dict[str, Any]) -> int:
@@ -506,7 +506,7 @@ def _draw(folder: Path) -> None:
         print(f'no picture: {error}', file=sys.stderr)
 
 
-def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress: Bar | JsonLines,
+def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress: Progress,
                write: bool) -> dict[str, Any]:
     from pruning_core import checkpoint
     from pruning_core.evaluation import evaluate, evaluate_random, evaluation_seeds
@@ -783,14 +783,17 @@ def _replay(options: argparse.Namespace) -> int:
         bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
     facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks),
                              'commands without an observation': bag.unmatched}
-    results = [result.to_json()
-               for result in recording.replay(bag, bundles, seed=options.seed or 0)]
+    replayed = recording.replay(bag, bundles, seed=options.seed or 0)
+    results = [result.to_json() for result in replayed]
     if options.json:
-        return _tell(options, {**facts, 'models': results})
-    for result in results:
-        name = result.pop('model')
-        facts |= {f'{name} {key}': value for key, value in result.items()}
-    return _tell(options, facts)
+        facts['models'] = results
+    else:
+        for result in results:
+            name = result.pop('model')
+            facts |= {f'{name} {key}': value for key, value in result.items()}
+    _tell(options, facts)
+    same = all(result.equal == result.ticks for result in replayed)
+    return DONE if same or not options.exact else REFUSED
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -825,7 +828,7 @@ def _bench(options: argparse.Namespace) -> int:
         facts[row.name] = f'{ms:.3f} ms, 99 % {1e3 * row.timing.p99_s:.3f} ms' + (
             f', {ratio:.2f} x its floor' if 'fp32' in row.name else '')
     if options.share:
-        found = fit(bundle, share=options.share, again=options.again, told=Bar())
+        found = fit(bundle, share=options.share, again=options.again, told=for_people())
         c = found.choice
         facts[f'fitted to {1e3 * found.budget_s:g} ms'] = (
             f'{c.samples} x {c.iterations}, horizon {c.horizon}, {c.precision}, threads '

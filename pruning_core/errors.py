@@ -66,6 +66,21 @@ def explain(asked: str, found: str, allowed: str, do: str) -> str:
     return f'{asked}: {found}; allowed: {allowed}; {do}'
 
 
+def missing(asked: str, library: str, extra: str, instead: str = '') -> MissingExtra:
+    """Compose the error for a library that an installation lacks.
+
+    Args:
+        asked: what was asked for.
+        library: the name that cannot be imported.
+        extra: of this package, that brings the library.
+        instead: what would do without it, as an addition to both of the last parts.
+    """
+    wanted = f'an installation with the extra [{extra}]'
+    return MissingExtra(
+        explain(asked, f"'{library}' is not installed", f'{wanted}{instead and ", or " + instead}',
+                f"run: pip install '.[{extra}]' where this package's pyproject.toml is"))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the known name closest to `name`, or `''`."""
     import difflib  # of use only where something is misspelled

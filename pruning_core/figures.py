@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruning_core.errors import MissingExtra, explain
+from pruning_core.errors import missing
 from pruning_core.importance.crossovers import crossovers
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ def _figure(rows: int, columns: int, width: float, height: float, **options: Any
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure as NewFigure
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            explain('a picture was asked for', "'matplotlib' is not installed",
-                    'an installation with the extra [viz]',
-                    "run: pip install 'pruned_controller[viz]'")
-        ) from error
+        raise missing('a picture was asked for', 'matplotlib', 'viz') from error
     with matplotlib.rc_context(_STYLE):
         figure = NewFigure(figsize=(width, height), layout='constrained')
         FigureCanvasSVG(figure)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pruning_core.errors import ConfigError, MissingExtra, explain
+from pruning_core.errors import ConfigError, explain, missing
 
 Array = npt.NDArray[np.float32]
 MIRROR = 'https://ossci-datasets.s3.amazonaws.com/mnist/'
@@ -125,12 +125,8 @@ def _digits() -> Images:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            explain('the digits of scikit-learn were asked for, as --data names no images',
-                    "'sklearn' is not installed",
-                    'an installation with the extra [studies], or a folder of IDX files',
-                    "run: pip install 'pruned_controller[studies]', or give --data DIR")
-        ) from error
+        raise missing('the digits of scikit-learn were asked for, as --data names no images',
+                      'sklearn', 'studies', 'a folder of IDX files as --data') from error
     return _split((load_digits().data / 16).astype(np.float32), 'digits of scikit-learn, 8 x 8')
 
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""What long work says while it runs: a bar for a person, JSON lines for another process."""
+"""What long work says while it runs: a bar on a terminal, lines in a log, JSON for a process."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
 
@@ -44,8 +44,34 @@ class JsonLines:
         self._stream.flush()
 
 
+class Lines:
+    """One line for people every 30 seconds, and at the end of a phase; for logs."""
+
+    def __init__(self, stream: TextIO | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        """Write to `stream`; None is standard error as it is now."""
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._last = clock()
+
+    def __call__(self, phase: str, done: int, total: int, /, **facts: float | str) -> None:
+        """Write a line."""
+        now = self._clock()
+        if done < total and now - self._last < 30.0:
+            return
+        self._last = now
+        self._stream.write(f'{phase} {done}/{total}{shown(facts)}\n')
+        self._stream.flush()
+
+
+def shown(facts: Mapping[str, float | str]) -> str:
+    """Return facts as text, each after a comma: `, loss=0.123`."""
+    return ''.join(f', {k}={v:.4g}' if isinstance(v, float) else f', {k}={v}'
+                   for k, v in facts.items())
+
+
 class Bar:
-    """One tqdm bar per phase, on standard error; quiet where that is no terminal."""
+    """One tqdm bar per phase, on standard error."""
 
     def __init__(self) -> None:
         """Start without a bar."""
@@ -60,10 +86,8 @@ class Bar:
         if phase != self._phase:
             self.close()
             self._phase = phase
-            self._bar = tqdm(total=total, desc=f'{phase:10s}', disable=None, leave=True)
-        self._bar.set_postfix(
-            {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in facts.items()},
-            refresh=False)
+            self._bar = tqdm(total=total, desc=f'{phase:10s}', leave=True)
+        self._bar.set_postfix_str(shown(facts).removeprefix(', '), refresh=False)
         self._bar.update(done - self._bar.n)
         if time.monotonic() - self._drawn > 0.2:  # the facts change while the count stands still
             self._drawn = time.monotonic()
@@ -76,3 +100,8 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
             self._bar, self._phase = None, ''
+
+
+def for_people() -> Progress:
+    """Return a bar where standard error is a terminal, lines where it is a file or a pipe."""
+    return Bar() if sys.stderr.isatty() else Lines()

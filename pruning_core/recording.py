@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pruning_core.errors import AgentError, BundleError, MissingExtra, explain
+from pruning_core.errors import AgentError, BundleError, explain, missing
 from pruning_core.progress import Progress, silent
 from pruning_core.runtime.bundle import Bundle
 from pruning_core.runtime.joint_map import JointMap
@@ -111,11 +111,7 @@ def _rosbags() -> Any:
         import rosbags.rosbag2
         import rosbags.typesys
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            explain('a bag was to be written or read', "'rosbags' is not installed",
-                    'an installation with the extra [bags]',
-                    "run: pip install 'pruned_controller[bags]'")
-        ) from error
+        raise missing('a bag was to be written or read', 'rosbags', 'bags') from error
     return rosbags
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning_core.errors import MissingExtra, explain
+from pruning_core.errors import missing
 
 FOLDER = 'tensorboard'
 _COUNTERS = ('episode', 'decisions')
@@ -35,11 +35,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtra(
-                explain('training.tensorboard was set', "'tensorboard' is not installed",
-                        'an installation with the extra [viz]',
-                        "run: pip install 'pruned_controller[viz]'")
-            ) from error
+            raise missing('training.tensorboard was set', 'tensorboard', 'viz') from error
         self._writer: Any = SummaryWriter(str(folder / FOLDER), purge_step=decisions + 1)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -33,14 +33,15 @@ def yaml_file(tiny, tmp_path):
 
 @pytest.fixture
 def said(main, capsys, four_parts):
-    """Run a command that fails: its one line on standard error, checked for its four parts."""
+    """Run a command that fails: the last line on standard error, checked for its four parts."""
     def run(code, *arguments):
         assert main(*arguments) == code
         out, err = capsys.readouterr()
-        kind, _, message = err.strip().partition(': ')
-        assert kind.isidentifier() and '\n' not in message and out == ''
+        *_, last = err.splitlines()  # after those that tell progress
+        kind, _, message = last.partition(': ')
+        assert kind.isidentifier() and out == ''
         four_parts(message)
-        return err
+        return last
 
     return run
 
@@ -407,7 +408,7 @@ def test_a_missing_library_is_named_with_its_extra(said, monkeypatch, trained, t
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, 'onnx', None)
     err = said(FAILED, 'export', '--agent', trained, '--out', tmp_path / 'a')
-    assert "'onnx' is not installed" in err and "pip install 'pruned_controller[export]'" in err
+    assert "'onnx' is not installed" in err and "pip install '.[export]'" in err
 
 
 def start(*arguments):

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pruning_core.cli import DONE, FAILED
+from pruning_core.cli import DONE, FAILED, REFUSED
 from pruning_core.errors import AgentError, BundleError
 from pruning_core.recording import BagWriter, read, record, replay
 from pruning_core.runtime.bundle import pack
@@ -148,6 +148,13 @@ def test_the_command_line(main, capsys, bundle, of_a_robot, tmp_path):
     assert main('replay', tmp_path / 'bag', '--bundle', bundle.path, '--json') == DONE
     facts = json.loads(capsys.readouterr().out)
     assert facts['models'][0]['equal'] == facts['decisions'] == 12
+    again = ('replay', tmp_path / 'bag', '--bundle', bundle.path)
+    assert main(*again, '--exact') == DONE
+    assert main(*again, '--seed', 9) == DONE
+    capsys.readouterr()
+    # Other noise, other commands: told as always, and in the exit code where that is asked for.
+    assert main(*again, '--seed', 9, '--exact', '--json') == REFUSED
+    assert json.loads(capsys.readouterr().out)['models'][0]['equal'] < 12
     # The bundle is in this one.
     assert main('replay', of_a_robot, '--joint-map', '[' + ','.join(ENTRIES) + ']') == DONE
     assert f'{bundle.hash[:16]} equal' in capsys.readouterr().out

@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from pruning_core.checkpoint import METRICS, write_json
-from pruning_core.errors import ConfigError, JobError, MissingExtra, explain
+from pruning_core.errors import ConfigError, JobError, explain, missing
 from pruning_core.progress import Progress
 from pruning_core.runtime.metrics import JsonlWriter
 
@@ -241,11 +241,8 @@ class Cluster(Pool):
         try:
             from distributed import Client
         except ModuleNotFoundError as error:
-            raise MissingExtra(
-                explain(f"executor '{address}' was asked for",
-                        f"'{error.name}' is not installed",
-                        'an installation with the extra [cluster]',
-                        "run: pip install 'pruned_controller[cluster]'")) from error
+            raise missing(f"executor '{address}' was asked for", error.name or 'distributed',
+                          'cluster') from error
         try:
             self._client: Any = Client(f'tcp://{place}', timeout=10)
         except (OSError, ValueError) as error:
