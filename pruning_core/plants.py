@@ -134,7 +134,8 @@ class GymPlant:
         """Make the environment.
 
         Raises:
-            EnvError: it is unknown, declares no goal, or has no `state` to be set.
+            EnvError: it is unknown, declares no goal, has no `state` to be set, or none that an
+                observation can be made of.
         """
         env = make_raw(config.id)
         self._env: Any = env.unwrapped
@@ -142,7 +143,7 @@ class GymPlant:
         spec = describe(env, config)
         self.limits = Limits(np.asarray(spec.observation_scale), np.asarray(spec.action_low),
                              np.asarray(spec.action_high))
-        env.reset(seed=0)
+        first, _ = env.reset(seed=0)
         goal = goal_of(self._env, config.id)
         if goal is None or getattr(self._env, 'state', None) is None:
             missing = 'no attribute `state`' if goal else 'no attribute `stability_goal`'
@@ -156,6 +157,13 @@ class GymPlant:
         self.goal = goal
         self.reach = goal.reach
         self._observing = getattr(self._env, '_get_obs', None)
+        if self._observing is None and not _is_state(first, self._env.state):
+            raise EnvError(
+                explain(f"environment '{config.id}' was to be observed in chosen states",
+                        'its observation is not its `state`, and it has no method _get_obs()',
+                        'a method _get_obs() that returns the observation of `state`, as '
+                        "Gymnasium's own have", 'add it, and return it from reset and step, too')
+            )
         self._inverse = np.linalg.pinv(jacobian(
             lambda s: goal.errors(self.observe(s[None]))[0], goal.state))
 
@@ -183,6 +191,11 @@ class GymPlant:
                 self._env.step(command.astype(np.float32))
             out[i] = np.asarray(self._env.state, float)
         return out
+
+
+def _is_state(observation: Any, state: Any) -> bool:
+    seen, held = np.asarray(observation, float), np.asarray(state, float)
+    return seen.shape == held.shape and np.allclose(seen, held, rtol=1e-5, atol=1e-6)
 
 
 def make_plant(config: EnvConfig) -> PendulumPlant | GymPlant:

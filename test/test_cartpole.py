@@ -11,10 +11,14 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import expm
 
 from pruning_core.cartpole import CartPoleSwingUp, derivative, energy_j
 from pruning_core.config import EnvConfig
 from pruning_core.env import ScaledEnv
+from pruning_core.linearise import linearise
+from pruning_core.plants import GymPlant
+from pruning_core.stability import candidate
 
 CARTPOLE = EnvConfig('pruning_core.cartpole:CartPoleSwingUp', max_episode_steps=20)
 states = st.tuples(*(st.floats(-x, x) for x in (1, 3, math.pi, 6))).map(np.array)
@@ -65,6 +69,34 @@ def test_the_rail_ends_and_the_reward_has_its_limits():
     assert observation[0] == np.float32(2.4) and reward == 0
     env.state = np.zeros(4)
     assert env.step(np.zeros(1, np.float32))[1] == 1
+
+
+def test_the_goal_is_linearised_as_on_paper():
+    """Upright: l (4/3 - m/M) a = g angle - F/M, and the cart's acceleration F/M - (m l/M) a."""
+    plant = GymPlant(CARTPOLE)
+    a, b = linearise(plant, plant.goal)
+    turn = 1 / (0.5 * (4 / 3 - 0.1 / 1.1))
+    back = 0.1 * 0.5 / 1.1
+    rates = np.zeros((5, 5))
+    rates[0, 1] = rates[2, 3] = 1
+    rates[3, 2], rates[1, 2] = 9.81 * turn, -back * 9.81 * turn
+    rates[3, 4], rates[1, 4] = -turn / 1.1, (1 + back * turn) / 1.1
+    both = expm(rates * CartPoleSwingUp.dt)[:4]  # a force that is held
+    assert a == pytest.approx(both[:, :4], abs=1e-3) and b == pytest.approx(both[:, 4:], abs=1e-4)
+
+
+def test_its_regulator_brings_the_pole_upright_and_the_cart_to_the_middle():
+    law = candidate(CARTPOLE.id, CartPoleSwingUp.dt)
+    env = CartPoleSwingUp()
+    env.state = np.array([0.4, 0.0, 0.15, 0.0])
+    observation = env._get_obs()
+    before = law.value(observation)
+    for _ in range(law.steps):
+        observation = env.step(law.goal_action - law.K @ law.error(observation))[0]
+    assert law.value(observation) < (1 - law.decrease) * before
+    for _ in range(5 * law.steps):
+        observation = env.step(law.goal_action - law.K @ law.error(observation))[0]
+    assert law.value(observation) < 1e-3 * law.ball and abs(env.state).max() < 1e-2
 
 
 def test_keeps_the_contract_of_gymnasium():

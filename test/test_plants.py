@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
+import gymnasium
 import numpy as np
 import pytest
 
@@ -67,6 +71,22 @@ def test_pendulum_that_cannot_be(bad, four_parts):
     with pytest.raises(EnvError) as error:
         Pendulum(**bad)
     four_parts(error, next(iter(bad)))
+
+
+def test_an_observation_that_nothing_makes_of_the_state(cart, four_parts, monkeypatch):
+    plant = gymnasium.make(cart).unwrapped.__class__
+
+    class Blind(plant):  # reset and step observe, but chosen states cannot be
+        _get_obs = None
+
+        def reset(self, **options):
+            self.state = np.ones(2)
+            return np.array([1, 2], np.float32), {}
+
+    monkeypatch.setitem(sys.modules, 'blind', types.SimpleNamespace(Blind=Blind))
+    with pytest.raises(EnvError) as error:
+        make_plant(EnvConfig(id='blind:Blind'))
+    four_parts(error, '_get_obs()')
 
 
 def test_environment_without_a_goal(four_parts):

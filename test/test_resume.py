@@ -210,7 +210,7 @@ def interrupted(tiny, tmp_path, monkeypatch):
 def more_observations(plant):
     plant.observation_space = Box(-np.ones(7, np.float32), np.ones(7, np.float32))
     plant.observation_signals = ()
-    plant._observe = lambda self: np.zeros(7, np.float32)
+    plant._get_obs = lambda self: np.zeros(7, np.float32)
 
 
 def stronger(plant):
@@ -235,12 +235,12 @@ def test_a_plant_that_changed_is_refused(interrupted, contents, four_parts, chan
 def test_a_plant_that_breaks_down_costs_nothing(interrupted, four_parts):
     """NaN in the last episode: refused with the numbers; mended, training goes on from before."""
     folder, plant, go_on = interrupted
-    right = plant._observe
-    plant._observe = lambda self: np.full(5, np.nan, np.float32)
+    right = plant._get_obs
+    plant._get_obs = lambda self: np.full(5, np.nan, np.float32)
     with pytest.raises(EnvError) as error:
         go_on().run()
     four_parts(error, 'nan', 'data gathered so far is kept')
-    plant._observe = right
+    plant._get_obs = right
     trainer = go_on()
     assert trainer.episode == 2
     trainer.run()
