@@ -88,8 +88,9 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int,
         raise AgentError(
             explain(f"score '{score}' was asked for",
                     f'nothing was measured yet for {", ".join(empty)}',
-                    'an agent trained for more updates than importance.warmup',
-                    'train longer, or choose l1 or random')
+                    'an agent trained for more updates than importance.warmup, and with '
+                    'pruning.steps a larger share of pruning.recovery_updates in each step',
+                    'train longer, raise pruning.recovery_updates, or choose l1 or random')
         )
     return scores
 

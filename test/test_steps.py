@@ -179,6 +179,12 @@ def test_through_prune_the_steps_stay_in_the_run_folder(trained, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(same), strict=True))
 
 
+def test_steps_too_short_to_measure_anything_name_what_to_raise(go, four_parts):
+    with pytest.raises(AgentError) as error:
+        go(score='combined', steps=3, recovery_updates=3)
+    four_parts(error, 'raise pruning.recovery_updates')
+
+
 def test_steps_and_a_latency_budget_exclude_each_other(trained):
     with pytest.raises(ConfigError, match=r'pruning\.latency_ms'):
         dataclasses.replace(load_run(trained).config.pruning, steps=2, latency_ms=3.0)

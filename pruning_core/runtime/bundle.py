@@ -493,6 +493,7 @@ def _verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None
                 explain(asked, f'{name} is damaged: its hash is {digest(content)[:16]}',
                         f'{str(listed)[:16]}, as the manifest says', 'copy or export it again')
             )
+    for name, content in graphs.items():  # none is looked into before all are known to be whole
         if name != WEIGHTS:
             check_self_contained(content, name, Beside(WEIGHTS, len(graphs[WEIGHTS])))
     return Bundle(identity, _parse(values, asked), graphs, data, signature=signature)

@@ -149,6 +149,13 @@ def test_damaged_file_is_refused_by_name(folder, name, damage):
     assert name in refused(open_bundle, folder)
 
 
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('damage', ['truncated', 'two bytes short', 'one byte more'])
+def test_hashes_are_compared_before_anything_is_looked_into(folder, name, damage):
+    DAMAGE[damage](folder / name)
+    refused(open_bundle, folder, match=f'{name} is damaged: its hash is')
+
+
 @pytest.mark.parametrize('name', [*FILES, SHORT_START, SHORT_STEP])
 def test_one_flipped_bit_of_a_graph_is_seen(folder, name):
     flip(folder / name)
