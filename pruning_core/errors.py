@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_PACKAGES = {'sklearn': 'scikit-learn'}  # where the name to install is not the one to import
+
 
 class PruningError(Exception):
     """Root of all errors raised on purpose by `pruning_core` and `pruned_controller`."""
@@ -73,12 +75,14 @@ def missing(asked: str, library: str, extra: str, instead: str = '') -> MissingE
         asked: what was asked for.
         library: the name that cannot be imported.
         extra: of this package, that brings the library.
-        instead: what would do without it, as an addition to both of the last parts.
+        instead: what would do without it.
     """
-    wanted = f'an installation with the extra [{extra}]'
+    package = _PACKAGES.get(library, library)
     return MissingExtra(
-        explain(asked, f"'{library}' is not installed", f'{wanted}{instead and ", or " + instead}',
-                f"run: pip install '.[{extra}]' where this package's pyproject.toml is"))
+        explain(asked, f"'{library}' is not installed",
+                f'an installation with the extra [{extra}]{instead and ", or " + instead}',
+                f'run: pip install {package}, with the Python that runs this'
+                f'{instead and "; or give " + instead}'))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -126,7 +126,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise missing('the digits of scikit-learn were asked for, as --data names no images',
-                      'sklearn', 'studies', 'a folder of IDX files as --data') from error
+                      'sklearn', 'studies', '--data DIR with IDX files') from error
     return _split((load_digits().data / 16).astype(np.float32), 'digits of scikit-learn, 8 x 8')
 
 

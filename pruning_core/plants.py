@@ -143,7 +143,7 @@ class GymPlant:
         spec = describe(env, config)
         self.limits = Limits(np.asarray(spec.observation_scale), np.asarray(spec.action_low),
                              np.asarray(spec.action_high))
-        first, _ = env.reset(seed=0)
+        seen, _ = env.reset(seed=0)
         goal = goal_of(self._env, config.id)
         if goal is None or getattr(self._env, 'state', None) is None:
             missing = 'no attribute `state`' if goal else 'no attribute `stability_goal`'
@@ -157,15 +157,25 @@ class GymPlant:
         self.goal = goal
         self.reach = goal.reach
         self._observing = getattr(self._env, '_get_obs', None)
-        if self._observing is None and not _is_state(first, self._env.state):
+        if self._observing is None and not self._observes_itself(seen):
             raise EnvError(
                 explain(f"environment '{config.id}' was to be observed in chosen states",
                         'its observation is not its `state`, and it has no method _get_obs()',
                         'a method _get_obs() that returns the observation of `state`, as '
-                        "Gymnasium's own have", 'add it, and return it from reset and step, too')
+                        'Pendulum-v1 has', 'add it, and return it from reset and step, too')
             )
         self._inverse = np.linalg.pinv(jacobian(
             lambda s: goal.errors(self.observe(s[None]))[0], goal.state))
+
+    def _observes_itself(self, seen: Any) -> bool:
+        """Whether the observation is the state, at a reset and after steps that move it."""
+        same = _is_state(seen, self._env.state)
+        for share in (0.25, 0.75, 0.5):
+            low, high = self.limits.action_low, self.limits.action_high
+            action = low + share * (high - low)
+            seen = self._env.step(action.astype(np.float32))[0]
+            same = same and _is_state(seen, self._env.state)
+        return same
 
     def states_at(self, errors: Array) -> Array:
         """To first order around the goal; V is then computed of the states as they are."""
@@ -194,7 +204,10 @@ class GymPlant:
 
 
 def _is_state(observation: Any, state: Any) -> bool:
-    seen, held = np.asarray(observation, float), np.asarray(state, float)
+    try:
+        seen, held = np.asarray(observation, float), np.asarray(state, float)
+    except (TypeError, ValueError):  # a mapping, an object
+        return False
     return seen.shape == held.shape and np.allclose(seen, held, rtol=1e-5, atol=1e-6)
 
 

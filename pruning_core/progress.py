@@ -45,7 +45,7 @@ class JsonLines:
 
 
 class Lines:
-    """One line for people every 30 seconds, and at the end of a phase; for logs."""
+    """One line for people every 30 seconds, and where a phase comes to its end; for logs."""
 
     def __init__(self, stream: TextIO | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,6 +53,7 @@ class Lines:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._last = clock()
+        self._said = ''
 
     def __call__(self, phase: str, done: int, total: int, /, **facts: float | str) -> None:
         """Write a line."""
@@ -60,8 +61,11 @@ class Lines:
         if done < total and now - self._last < 30.0:
             return
         self._last = now
-        self._stream.write(f'{phase} {done}/{total}{shown(facts)}\n')
-        self._stream.flush()
+        line = f'{phase} {done}/{total}{shown(facts)}\n'
+        if line != self._said:  # some ends are told twice
+            self._said = line
+            self._stream.write(line)
+            self._stream.flush()
 
 
 def shown(facts: Mapping[str, float | str]) -> str:

@@ -88,9 +88,10 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int,
         raise AgentError(
             explain(f"score '{score}' was asked for",
                     f'nothing was measured yet for {", ".join(empty)}',
-                    'an agent trained for more updates than importance.warmup, and with '
-                    'pruning.steps a larger share of pruning.recovery_updates in each step',
-                    'train longer, raise pruning.recovery_updates, or choose l1 or random')
+                    'an agent trained for more updates than importance.warmup, or recovered for '
+                    'more in the step before (pruning.steps)',
+                    'train longer, or choose l1 or random; with pruning.steps, raise '
+                    'pruning.recovery_updates and give another --out')
         )
     return scores
 

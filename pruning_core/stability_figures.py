@@ -25,16 +25,23 @@ def _labels(plant: object, terms: Sequence[str]) -> tuple[str, str]:
     return f'error {terms[0]}', f'error {terms[1]}' if len(terms) > 1 else 'V'
 
 
+def _weightiest(judged: Judged) -> list[int]:
+    """The two errors that V is largest for, at the edge of what is tested."""
+    value = np.diag(judged.lyapunov.P) * np.asarray(judged.plant.reach)**2
+    return sorted(int(i) for i in np.argsort(value)[-2:])
+
+
 def failing_states(judged: Judged, tested: Tested) -> str:
-    """Tested states in the plane of the first two errors; those that fail stand out.
+    """Tested states in the plane of the two errors that weigh most; those that fail stand out.
 
     Args:
         judged: plant and candidate.
         tested: from `decrease.check`.
     """
     errors = judged.lyapunov.errors(judged.plant.observe(tested.states))
-    x, y = errors[:, 0], errors[:, 1] if errors.shape[1] > 1 else tested.before
-    labels = _labels(judged.plant, judged.lyapunov.terms)
+    chosen = _weightiest(judged)
+    x, y = errors[:, chosen[0]], errors[:, chosen[1]] if len(chosen) > 1 else tested.before
+    labels = _labels(judged.plant, [judged.lyapunov.terms[i] for i in chosen])
     with _figure(1, 1, 5.2, 4.0) as (figure, axes):
         axis, bad = axes[0, 0], tested.failed
         axis.plot(x[~bad], y[~bad], 'o', ms=3, color=PRUNED, alpha=0.5, label='passes')

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,8 @@ def said(main, capsys, four_parts):
     def run(code, *arguments):
         assert main(*arguments) == code
         out, err = capsys.readouterr()
-        *_, last = err.splitlines()  # after those that tell progress
+        *others, last = err.splitlines()
+        assert all(re.match(r'[\w ]+ \d+/\d+(,|$)', line) for line in others), err  # progress
         kind, _, message = last.partition(': ')
         assert kind.isidentifier() and out == ''
         four_parts(message)
@@ -408,7 +410,7 @@ def test_a_missing_library_is_named_with_its_extra(said, monkeypatch, trained, t
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, 'onnx', None)
     err = said(FAILED, 'export', '--agent', trained, '--out', tmp_path / 'a')
-    assert "'onnx' is not installed" in err and "pip install '.[export]'" in err
+    assert "'onnx' is not installed" in err and 'pip install onnx' in err
 
 
 def start(*arguments):

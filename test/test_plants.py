@@ -76,17 +76,31 @@ def test_pendulum_that_cannot_be(bad, four_parts):
 def test_an_observation_that_nothing_makes_of_the_state(cart, four_parts, monkeypatch):
     plant = gymnasium.make(cart).unwrapped.__class__
 
+    def observed(self, *, whole):
+        return np.array(self.state if whole else [self.state[1], 2 * self.state[0]], np.float32)
+
     class Blind(plant):  # reset and step observe, but chosen states cannot be
-        _get_obs = None
+        _get_obs, whole = None, False
 
         def reset(self, **options):
-            self.state = np.ones(2)
-            return np.array([1, 2], np.float32), {}
+            self.state = np.zeros(2)  # which looks like its observation
+            return observed(self, whole=self.whole), {}
 
-    monkeypatch.setitem(sys.modules, 'blind', types.SimpleNamespace(Blind=Blind))
+        def step(self, action):
+            x, v = self.state
+            self.state = np.array([x + 0.1 * v, v + 0.1 * action[0]])
+            return observed(self, whole=self.whole), 0.0, False, False, {}
+
+    class Whole(Blind):  # of this one they can: it observes its state
+        whole = True
+        stability_goal = {**plant.stability_goal, 'terms': ['0-0.5', '1']}
+
+    monkeypatch.setitem(sys.modules, 'blind', types.SimpleNamespace(Blind=Blind, Whole=Whole))
     with pytest.raises(EnvError) as error:
         make_plant(EnvConfig(id='blind:Blind'))
     four_parts(error, '_get_obs()')
+    states = np.array([[0.0, 1.0], [0.7, -0.2]])
+    np.testing.assert_array_equal(make_plant(EnvConfig(id='blind:Whole')).observe(states), states)
 
 
 def test_environment_without_a_goal(four_parts):

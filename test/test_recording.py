@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pruning_core import recording
 from pruning_core.cli import DONE, FAILED, REFUSED
 from pruning_core.errors import AgentError, BundleError
 from pruning_core.recording import BagWriter, read, record, replay
@@ -158,6 +160,22 @@ def test_the_command_line(main, capsys, bundle, of_a_robot, tmp_path):
     # The bundle is in this one.
     assert main('replay', of_a_robot, '--joint-map', '[' + ','.join(ENTRIES) + ']') == DONE
     assert f'{bundle.hash[:16]} equal' in capsys.readouterr().out
+
+
+def test_exact_means_every_command_of_the_bag(main, bundle, of_a_robot, monkeypatch):
+    joints = ('--joint-map', '[' + ','.join(ENTRIES) + ']', '--exact')
+    assert main('replay', of_a_robot, *joints) == DONE
+    whole = recording.read
+
+    def with_another(*given):
+        """The last ticks are those of a bundle that is not at hand."""
+        found = whole(*given)
+        return replace(found, ticks=tuple(
+            replace(t, model='f' * 64) if i >= 15 else t for i, t in enumerate(found.ticks)))
+
+    monkeypatch.setattr(recording, 'read', with_another)
+    assert main('replay', of_a_robot, *joints) == REFUSED
+    assert main('replay', '--agent', 'x', '--state', '1,2', '--exact') == FAILED
 
 
 def broken(path):

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from pruning_core.errors import BundleError, ConfigError, MissingExtra, explain
+from pruning_core.errors import BundleError, ConfigError, explain, missing
 
 _MAX_KEY = 1 << 14
 _DOMAIN = b'pruned_controller bundle 1\n'  # so that no other signed text can pass for a manifest
@@ -38,10 +38,7 @@ def _library() -> Any:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            explain('a signature was asked for', 'the package cryptography is not installed',
-                    'cryptography 41 or newer', 'pip install cryptography')
-        ) from error
+        raise missing('a signature was asked for', 'cryptography', 'sign') from error
     return serialization, ed25519
 
 
