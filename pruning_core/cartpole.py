@@ -11,7 +11,6 @@ step, because semi-implicit Euler gains energy at this period.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -71,12 +70,6 @@ class CartPoleSwingUp(gymnasium.Env[Array, Array]):
         ('cart position', 'm'), ('cart velocity', 'm/s'), ('cos(pole angle)', '1'),
         ('sin(pole angle)', '1'), ('pole angular velocity', 'rad/s'))
     action_signals = (('force', 'N'),)
-    # Upright in the middle. The costs of the position and of the angle are what the reward loses
-    # there, to second order: x^2 / 2.4^2 + angle^2 / 4; small ones keep speeds and force moderate.
-    stability_goal: Mapping[str, Any] = {
-        'state': [0.0, 0.0, 0.0, 0.0], 'action': [0.0], 'terms': ['0', '1', 'atan2(3,2)', '4'],
-        'error_cost': [0.174, 0.01, 0.25, 0.01], 'action_cost': [0.001],
-        'reach': [1.5, 2.0, math.pi, 6.0]}
     observation_space = Box(np.array([-2.4, -10, -1, -1, -20], np.float32),
                             np.array([2.4, 10, 1, 1, 20], np.float32))
     action_space = Box(np.array([-10], np.float32), np.array([10], np.float32))

@@ -61,9 +61,7 @@ def test_a_good_plant_is_good_throughout(findings):
     found = findings(('env.max_episode_steps=40', 'env.reward_scale=1'))
     assert [(f.about, f.level) for f in found] == [
         ('spaces', 'good'), ('episodes', 'good'), ('seeds', 'good'), ('observations', 'good'),
-        ('rewards', 'good'), ('actions', 'good'), ('goal', 'good'), ('speed', 'good')]
-    found = findings(('env.max_episode_steps=40', 'env.reward_scale=1'), stability_goal=None)
-    assert (found[-2].about, found[-2].level) == ('goal', 'doubtful')
+        ('rewards', 'good'), ('actions', 'good'), ('goal', 'doubtful'), ('speed', 'good')]
     assert 'pruning is gated on return and latency alone' in found[-2].text
 
 
