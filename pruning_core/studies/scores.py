@@ -183,15 +183,17 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
 
 def claims(settings: Settings, results: Results, seeds: Sequence[int],
            agreement: Mapping[str, Any]) -> dict[str, Any]:
-    """Paired by seed: policy alone, over all cells of a number of updates together."""
+    """Paired by seed, over all cells of a number of updates together."""
     out: dict[str, Any] = {}
 
     def paired(better: str, worse: str, updates: int) -> None:
-        found = saved(results, seeds, [
-            (name_of(better, s, updates), name_of(worse, s, updates))
-            for s in settings.sparsities])
-        if found:
-            out[f'{better} loses less than {worse} after {updates} updates, % of return'] = found
+        pairs = [(name_of(better, s, updates), name_of(worse, s, updates))
+                 for s in settings.sparsities]
+        for kind, told in (('policy', ''), ('planned', ', planned')):
+            found = saved(results, seeds, pairs, kind)
+            if found:
+                out[f'{better} loses less than {worse} after {updates} updates, '
+                    f'% of return{told}'] = found
 
     for updates in settings.updates:
         for rival in (*GRADIENT[:3], *(s for s in settings.scores if s not in GRADIENT)):

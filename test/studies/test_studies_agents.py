@@ -178,12 +178,14 @@ def test_claims_are_paired_by_seed():
         dense = -100.0 - 50 * seed
         results[f'dense_s{seed}'] = {'planned': dense, 'policy': dense, 'macs': 1}
         for way, loss in (('combined', 0.1), ('l1', 0.2)):
-            value = dense * (1 + loss)
-            results[f'{way}_50_0_s{seed}'] = {'planned': value, 'policy': value, 'removed': 0.5,
-                                              'macs': 1}
+            results[f'{way}_50_0_s{seed}'] = {
+                'planned': dense * (1 + 2 * loss), 'policy': dense * (1 + loss), 'removed': 0.5,
+                'macs': 1}
     found = scores.summarise(settings, results)
     claim = found['claims']['combined loses less than l1 after 0 updates, % of return']
     assert claim['verdict'] == 'holds' and claim['value'] == pytest.approx(10)
+    planned = found['claims']['combined loses less than l1 after 0 updates, % of return, planned']
+    assert planned['value'] == pytest.approx(20)
     del results['l1_50_0_s0']  # that trial failed: the others still count
     again = scores.summarise(settings, results)
     assert again['claims']['combined loses less than l1 after 0 updates, % of return']['n'] == 3
