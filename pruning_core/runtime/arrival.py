@@ -57,13 +57,14 @@ class StampCheck:
         if stamp_s <= 0:
             return Arrival(0.0)
         ahead = stamp_s - now_s
+        delay_s = max(0.0, -ahead)
         if ahead > self._tolerance_s:
             self.future += 1
             return Arrival(0.0, f'stamped more than {self._tolerance_s:g} s in the future')
         behind = self._newest_s - stamp_s
         if 0 < behind <= self._timeout_s:
             self.reordered += 1
-            return Arrival(-ahead, 'overtaken by a newer one')
+            return Arrival(delay_s, 'overtaken by a newer one')
         self.jumps += behind > self._timeout_s
         self._newest_s = stamp_s
-        return Arrival(max(0.0, -ahead))
+        return Arrival(delay_s)

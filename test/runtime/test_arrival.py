@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pruning_core.runtime.arrival import StampCheck
@@ -50,6 +50,7 @@ def test_a_clock_that_was_set_back_is_followed_and_not_mistaken_for_disorder():
 
 
 @given(st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(0, 1)), max_size=40))
+@example([(0.05, 0.0), (0.03, 0.0)])  # overtaken, by a clock that is ahead
 def test_whatever_is_stamped_the_age_is_never_negative_and_disorder_never_lasts(steps):
     """However the clocks jump, two messages in order of a steady clock end every disorder."""
     check, now = StampCheck(0.5), NOW
