@@ -112,5 +112,5 @@ STUDY = Study(
     settings=Settings,
     quick={'config': 'config/pendulum_quick.yaml', 'seeds': 3, 'sparsities': (0.7,),
            'updates': (0, 200), 'episodes': 5, 'samples': 64, 'iterations': 2, 'states': 40},
-    cost='quick 3 minutes, full 1 day',
+    cost='quick 2 minutes, full 1 day',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

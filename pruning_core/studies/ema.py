@@ -239,5 +239,5 @@ STUDY = Study(
              'pruned?',
     settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'window': 31,
                               'config': 'config/pendulum_quick.yaml', 'agents': 3},
-    cost='quick 5 minutes, full 2 hours',
+    cost='quick 2 minutes, full 2 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

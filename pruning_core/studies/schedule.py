@@ -209,5 +209,5 @@ STUDY = Study(
     question='Does the resilience under a phase-offset cosine tell critical groups from others, '
              'and are the phases needed?',
     settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12},
-    cost='quick 3 minutes, full 1 hour',
+    cost='quick 1 minute, full 1 hour',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

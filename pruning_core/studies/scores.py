@@ -236,5 +236,5 @@ STUDY = Study(
     name='scores',
     question='Which importance chooses best, and is a pruned agent better than a small one '
              'trained from scratch?',
-    settings=Settings, quick=QUICK, cost='quick 5 minutes, full 3 days',
+    settings=Settings, quick=QUICK, cost='quick 3 minutes, full 3 days',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

@@ -363,5 +363,5 @@ STUDY = Study(
     settings=Settings,
     quick={'policy': True, 'sparsities': (0.95, 0.5, 0.0), 'recovery_updates': 300,
            'local_states': 50, 'delays': (0, 1)},
-    cost='quick 2 minutes, full 6 hours',
+    cost='quick 3 minutes, full 6 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)

@@ -244,6 +244,6 @@ STUDY = Study(
     settings=Settings,
     quick={'latent': 128, 'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'episodes': 5,
            'config': 'config/pendulum_quick.yaml', 'sparsity': 0.7},
-    cost='quick 5 minutes, full 1 day',
+    cost='quick 4 minutes, full 1 day',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
 
