@@ -369,7 +369,7 @@ def replay(recording: Recording, bundles: Iterable[Bundle], *, seed: int = 0,
         BundleError: none of the bundles is in the recording.
     """
     results = []
-    known = list(bundles)
+    known = list({b.hash: b for b in bundles}.values())  # one may be named, and in the bag, too
     for bundle in known:
         mine = [t for t in recording.ticks if t.model and bundle.hash.startswith(t.model)]
         if mine:

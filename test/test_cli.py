@@ -410,7 +410,7 @@ def test_a_missing_library_is_named_with_its_extra(said, monkeypatch, trained, t
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, 'onnx', None)
     err = said(FAILED, 'export', '--agent', trained, '--out', tmp_path / 'a')
-    assert "'onnx' is not installed" in err and 'pip install onnx' in err
+    assert "'onnx' is not installed" in err and '[export]' in err and 'pip install onnx' in err
 
 
 def start(*arguments):

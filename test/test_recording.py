@@ -165,6 +165,7 @@ def test_the_command_line(main, capsys, bundle, of_a_robot, tmp_path):
 def test_exact_means_every_command_of_the_bag(main, bundle, of_a_robot, monkeypatch):
     joints = ('--joint-map', '[' + ','.join(ENTRIES) + ']', '--exact')
     assert main('replay', of_a_robot, *joints) == DONE
+    assert main('replay', of_a_robot, *joints, '--bundle', bundle.path) == DONE, 'in the bag, too'
     whole = recording.read
 
     def with_another(*given):

@@ -7,11 +7,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 import torch
 
+from pruning_core import stability_figures
 from pruning_core.backoff import copy_of, give_back
 from pruning_core.checkpoint import METRICS, load_run
 from pruning_core.cli import DONE, FAILED, REFUSED
@@ -65,6 +67,26 @@ def test_a_refused_agent_comes_without_bundle_but_with_its_failing_states(refuse
     assert figures['bound'] > figures['share'] and figures['states'] <= 12
     assert [r['violations'] for r in figures['rounds']] == [figures['violations']]
     assert '<svg' in (folder / PICTURE).read_text()
+
+
+def test_failing_states_are_drawn_over_the_two_errors_that_weigh_most(monkeypatch):
+    """At the reach, V is 1, 81, 36 and 9 by the four errors."""
+    errors = np.arange(8.0).reshape(2, 4)
+    terms = ('0', '1', 'atan2(3,2)', '4')
+    judged = types.SimpleNamespace(
+        plant=types.SimpleNamespace(reach=[1, 9, 3, 1], observe=lambda states: states),
+        lyapunov=types.SimpleNamespace(P=np.diag([1.0, 1, 4, 9]), terms=terms,
+                                       errors=lambda observations: errors))
+    tested = types.SimpleNamespace(
+        states=errors, failed=np.array([False, True]),
+        decrease=types.SimpleNamespace(violations=1, states=2, bound=0.9))
+    drawn = []
+    monkeypatch.setattr(stability_figures, '_svg', lambda figure: drawn.append(figure) or '')
+    stability_figures.failing_states(judged, tested)
+    axis = drawn[0].axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ('error 1', 'error atan2(3,2)')
+    passing, failing = (line.get_xydata().tolist() for line in axis.lines)
+    assert (passing, failing) == ([[1, 2]], [[5, 6]])
 
 
 def test_every_state_in_the_table_fails_again_in_a_replay(refused):

@@ -61,4 +61,4 @@ def test_without_the_library(monkeypatch, tmp_path, four_parts):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     with pytest.raises(MissingExtra) as error:
         TensorBoard(tmp_path)
-    four_parts(error, 'pip install tensorboard')
+    four_parts(error, '[viz]', 'pip install tensorboard')

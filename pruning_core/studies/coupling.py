@@ -17,7 +17,15 @@ from pruning_core.config import PruningConfig
 from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
 from pruning_core.studies.pictures import panels
 from pruning_core.studies.runner import Trial
-from pruning_core.studies.scores import cell, loss_panels, measured, saved, tell, whole
+from pruning_core.studies.scores import (
+    cell,
+    compared,
+    loss_panels,
+    measured,
+    name_of,
+    tell,
+    whole,
+)
 from pruning_core.studies.statistics import summary
 from pruning_core.studies.study import Results, Study
 
@@ -68,11 +76,6 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
     return out
 
 
-def name_of(way: str, sparsity: float, updates: int) -> str:
-    """Name of a cut, without its seed."""
-    return f'{way.replace(", ", "-").replace(" ", "-")}_{round(100 * sparsity)}_{updates}'
-
-
 def summarise(settings: Settings, results: Results) -> dict[str, Any]:
     """Every rule and view over seeds, and which is best."""
     seeds, cells = range(settings.seeds), {}
@@ -90,13 +93,7 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
                               ('own, a quarter', 'protect'), ('min', 'own'),
                               ('view of all', 'view of the policy'), ('own', 'view of all'),
                               ('own', 'view of the policy')):
-            for kind, suffix in (('policy', ''), ('planned', ', planned')):
-                less = saved(results, seeds, [
-                    (name_of(better, s, updates), name_of(worse, s, updates))
-                    for s in settings.sparsities], kind)
-                if less:
-                    claims[f'{better} loses less than {worse} after {updates} updates, '
-                           f'% of return{suffix}'] = less
+            claims |= compared(settings, results, better, worse, updates)
     return {'plant': settings.config, 'seeds': measured(results, seeds),
             'dense': whole(results, seeds), 'cells': cells, 'claims': claims}
 

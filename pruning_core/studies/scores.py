@@ -96,7 +96,7 @@ def trials(settings: Any, folder: str) -> list[Trial]:
 
 def name_of(way: str, sparsity: float, updates: int) -> str:
     """Name of a cut, without its seed."""
-    return f'{way.replace(" ", "-")}_{round(100 * sparsity)}_{updates}'
+    return f'{way.replace(", ", "-").replace(" ", "-")}_{round(100 * sparsity)}_{updates}'
 
 
 def losses(results: Results, seeds: Sequence[int], name: str, kind: str) -> dict[int, float]:
@@ -123,7 +123,7 @@ def cell(results: Results, seeds: Sequence[int], name: str, way: str, sparsity: 
 
 
 def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str]],
-          kind: str = 'policy') -> dict[str, Any] | None:
+          kind: str) -> dict[str, Any] | None:
     """Whether the first cut of each pair loses less than the second: the policy, or planned.
 
     That is the mean over pairs per seed, in percent of the return; None where no seed has both.
@@ -134,6 +134,16 @@ def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str
         for seed in set(a) & set(b):
             per_seed.setdefault(seed, []).append(b[seed] - a[seed])
     return verdict(iqm([sum(v) / len(v) for v in per_seed.values()])) if per_seed else None
+
+
+def compared(settings: Any, results: Results, better: str, worse: str, updates: int
+             ) -> dict[str, Any]:
+    """Claims that one way loses less than another over all sizes: by the policy, and planned."""
+    pairs = [(name_of(better, s, updates), name_of(worse, s, updates))
+             for s in settings.sparsities]
+    return {f'{better} loses less than {worse} after {updates} updates, % of return{told}': found
+            for kind, told in (('policy', ''), ('planned', ', planned'))
+            if (found := saved(results, range(settings.seeds), pairs, kind))}
 
 
 def measured(results: Results, seeds: Sequence[int]) -> list[int]:
@@ -178,31 +188,22 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
                  for of in ('spearman', 'kendall')} if ranked else {}
     return {'plant': settings.config, 'seeds': measured(results, seeds),
             'dense': whole(results, seeds), 'cells': cells, 'agreement': agreement,
-            'claims': claims(settings, results, seeds, agreement)}
+            'claims': claims(settings, results, agreement)}
 
 
-def claims(settings: Settings, results: Results, seeds: Sequence[int],
-           agreement: Mapping[str, Any]) -> dict[str, Any]:
+def claims(settings: Settings, results: Results, agreement: Mapping[str, Any]) -> dict[str, Any]:
     """Paired by seed, over all cells of a number of updates together."""
     out: dict[str, Any] = {}
 
-    def paired(better: str, worse: str, updates: int) -> None:
-        pairs = [(name_of(better, s, updates), name_of(worse, s, updates))
-                 for s in settings.sparsities]
-        for kind, told in (('policy', ''), ('planned', ', planned')):
-            found = saved(results, seeds, pairs, kind)
-            if found:
-                out[f'{better} loses less than {worse} after {updates} updates, '
-                    f'% of return{told}'] = found
-
     for updates in settings.updates:
-        for rival in (*GRADIENT[:3], *(s for s in settings.scores if s not in GRADIENT)):
-            paired('combined', rival, updates)
-        paired(OURS, 'combined', updates)
+        pairs = [('combined', rival) for rival in (
+            *GRADIENT[:3], *(s for s in settings.scores if s not in GRADIENT))]
+        pairs.append((OURS, 'combined'))
         if updates:
-            for way in ('combined', OURS):
-                paired(way, SCRATCH, updates)
-                paired(way, SCRATCH_SHORT, updates)
+            pairs += [(way, rival) for way in ('combined', OURS)
+                      for rival in (SCRATCH, SCRATCH_SHORT)]
+        for better, worse in pairs:
+            out |= compared(settings, results, better, worse, updates)
     for pair, value in agreement.get('spearman', {}).items():
         if pair.endswith('~ ablation') and value:
             out[f'ranks agree with removal, Spearman: {pair}'] = verdict(
