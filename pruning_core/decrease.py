@@ -28,6 +28,7 @@ from pruning_core.closed_loop import (
 )
 from pruning_core.errors import ConfigError, explain
 from pruning_core.plants import Plant
+from pruning_core.progress import Progress, silent
 from pruning_core.runtime.errormap import Lyapunov
 
 Array = npt.NDArray[np.float64]
@@ -161,17 +162,21 @@ def draw(plant: Plant, lyapunov: Lyapunov, level: float, count: int, rng: np.ran
     )
 
 
-def reference_level(plant: Plant, lyapunov: Lyapunov, seed: int = 0) -> float:
+def reference_level(plant: Plant, lyapunov: Lyapunov, seed: int = 0,
+                    progress: Progress = silent) -> float:
     """The level on which agents are judged: where the linear law within its limits still passes.
 
     It depends on the plant alone, so that all agents are asked the same, and there is a controller
     that passes. A tenth is kept in reserve, as the boundary is only known from samples.
+    `progress` hears of it under 'reference': a plant that is stepped one run at a time takes a
+    minute and more.
     """
     rng = np.random.default_rng(seed)
     states = draw(plant, lyapunov, np.inf, _REFERENCE_STATES, rng)
     loop = Loop(plant, LinearController(lyapunov, plant.limits), lyapunov,
                 Conditions(lyapunov.steps))
-    values = simulate(loop, states, range(len(states))).values
+    values = simulate(loop, states, range(len(states)),
+                      Workers(progress=progress, phase='reference')).values
     found = measure(lyapunov, values[0], values[-1], np.inf)
     return _RESERVE * found.passing_level if found.violations else float(values[0].max())
 

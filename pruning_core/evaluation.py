@@ -78,19 +78,21 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
         env: the plant.
         seeds: one per episode; the environment and the planner's noise are seeded with it.
         planner: settings to plan with, or None for the policy alone.
-        progress: told after every decision, in hundredths of an episode.
+        progress: told after every decision, in hundredths of an episode, under 'evaluate' where
+            it plans and 'evaluate policy' where it does not.
 
     Raises:
         ConfigError: no seeds.
     """
     _require(seeds)
     returns: list[float] = []
+    phase = 'evaluate' if planner else 'evaluate policy'
     for first in range(0, len(seeds), _BATCH):
         batch = seeds[first:first + _BATCH]
-        told = _Told(progress, first, len(batch), len(seeds))
+        told = _Told(progress, phase, first, len(batch), len(seeds))
         act = agent.planner(planner, SeededNoise(batch)).plan if planner else agent.policy
         returns += _episodes(env, batch, _on_arrays(act), told)
-    progress('evaluate', 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
+    progress(phase, 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
     budget = None if planner is None else {
         'horizon': planner.horizon, 'samples': planner.samples, 'iterations': planner.iterations}
     return Evaluation(tuple(int(s) for s in seeds), tuple(returns), budget)
@@ -121,16 +123,18 @@ def _require(seeds: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class _Told:
-    """Turns the share done of a batch of episodes into progress of the whole evaluation."""
+    """Turns the share done of a batch of episodes into progress of the evaluation, but its end."""
 
     progress: Progress
+    phase: str
     before: int
     batch: int
     episodes: int
 
     def __call__(self, share: float) -> None:
         done = round(100 * (self.before + share * self.batch))
-        self.progress('evaluate', done, 100 * self.episodes)
+        if done < 100 * self.episodes:  # the end is told once, with the mean
+            self.progress(self.phase, done, 100 * self.episodes)
 
 
 def _on_arrays(act: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:

@@ -132,7 +132,8 @@ def _decrease(subject: Subject, against: Subject | None, asked: Asked, progress:
     judged = subject.judged
     k = judged.lyapunov.steps
     if asked.near:
-        level, conditions = reference_level(judged.plant, judged.lyapunov), Conditions(k)
+        level = reference_level(judged.plant, judged.lyapunov, progress=progress)
+        conditions = Conditions(k)
     else:
         level, conditions = np.inf, Conditions(asked.periods, hold=k)
     tested = check(judged.loop(subject.controller, conditions), level, asked.states, asked.seed,

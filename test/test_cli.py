@@ -114,7 +114,7 @@ def test_progress_as_json_lines(main, capsys, yaml_file, tmp_path):
                 '--evaluate', 1) == DONE
     *progress, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert last['result']['updates'] == 24
-    assert {p['phase'] for p in progress} == {'train', 'evaluate'}
+    assert {p['phase'] for p in progress} == {'train', 'evaluate', 'evaluate policy'}
     assert all(0 <= p['done'] <= p['total'] for p in progress)
 
 

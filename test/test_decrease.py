@@ -117,7 +117,11 @@ def test_the_largest_passing_level_of_a_saturated_scalar_plant():
     assert inside.any() and not inside.all()
     np.testing.assert_array_equal(tested.failed, ~inside)
     assert p.item() * 0.98 < tested.decrease.passing_level < p.item()
-    assert 0.85 * p.item() < reference_level(plant, v) < 0.9 * p.item()
+    told = []
+    level = reference_level(plant, v, progress=lambda *report: told.append(report))
+    assert 0.85 * p.item() < level < 0.9 * p.item()
+    assert len(told) > 100 and {phase for phase, *_ in told} == {'reference'}
+    assert told[-1][1] == told[-1][2]
 
 
 def test_region_of_the_same_plant_is_known():

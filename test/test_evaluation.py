@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pruning_core.config import EnvConfig
+from pruning_core.config import EnvConfig, PlannerConfig
 from pruning_core.env import ScaledEnv
 from pruning_core.errors import ConfigError
 from pruning_core.evaluation import (
@@ -89,12 +89,16 @@ def test_returns_are_in_the_plants_units(agent):
     assert -16.3 * 10 <= plain.mean < 0
 
 
-def test_progress_ends_whole(agent):
+@pytest.mark.parametrize(('planner', 'phase'), [
+    (None, 'evaluate policy'), (PlannerConfig(samples=8, elites=4, iterations=1), 'evaluate')],
+    ids=['policy', 'planned'])
+def test_progress_ends_whole_and_once(agent, planner, phase):
     seen = []
-    evaluate(agent, ENV, evaluation_seeds(11), None, lambda *a, **f: seen.append((a, f)))
+    evaluate(agent, ENV, evaluation_seeds(11), planner, lambda *a, **f: seen.append((a, f)))
     done = [a[1] for a, _ in seen]
     assert done == sorted(done) and {a[2] for a, _ in seen} == {1100}
-    assert seen[-1][0] == ('evaluate', 1100, 1100) and 'mean' in seen[-1][1]
+    assert done.count(1100) == 1, 'a second end would open a second bar'
+    assert seen[-1][0] == (phase, 1100, 1100) and 'mean' in seen[-1][1]
 
 
 def test_interval_is_students():

@@ -407,7 +407,8 @@ class _Loop:
                     self._blame()
                     self._pool.end(executor)
                     executor = self._pool.open()
-                self._board.tell(list(self._running.values()))
+                if self._running or self._board.waiting:  # the end is told by who called
+                    self._board.tell(list(self._running.values()))
             for trial in list(self._board.waiting.values()):
                 self._board.fail(trial, f'it needs {", ".join(trial.needs)}, which is not to be '
                                         'had')

@@ -25,7 +25,9 @@ from pruning_core.studies.runner import Cluster, Pool, Trial, plain, run_trials
 def test_trials_run_after_those_they_need_and_never_again(here, tmp_path):
     trials = [Trial('s/c', toy, Given(1), ('s/a', 's/b')), Trial('s/a', toy, Given(2)),
               Trial('s/b', toy, Given(3), ('s/a',))]
-    first = run_trials(trials, tmp_path, here, silent)
+    told: list[int] = []
+    first = run_trials(trials, tmp_path, here, lambda _, done, total, **facts: told.append(done))
+    assert told.count(3) == 1, 'a second end would open a second bar'
     assert {n: r['square'] for n, r in first.results.items()} == {'s/a': 4, 's/b': 13, 's/c': 18}
     assert first.results['s/a']['nan'] is None and first.skipped == 0
     again = run_trials(trials, tmp_path, here, silent)
