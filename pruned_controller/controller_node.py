@@ -10,13 +10,10 @@ observation lies in a slot, a newer bundle is prepared elsewhere and taken betwe
 from __future__ import annotations
 
 import json
-import math
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,21 +53,13 @@ from pruning_core.runtime.faults import Fault, FaultInjector
 from pruning_core.runtime.joint_map import JointMap
 from pruning_core.runtime.loop import PeriodicLoop, Tick
 from pruning_core.runtime.memory import return_freed_memory
-from pruning_core.runtime.planner import Plan
+from pruning_core.runtime.pilot import Pilot
 from pruning_core.runtime.realtime import RealTime, RealTimeSettings, SlackCollector, cores
-from pruning_core.runtime.supervisor import Decision, Supervisor, SupervisorSettings
+from pruning_core.runtime.supervisor import Supervisor, SupervisorSettings
 from pruning_core.runtime.swap import Model, Observation
 
 _FAULT = 'fault_injection.'
 _MAX_NOTES = 100  # that wait to be logged
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The newest observation: (O,) values and the monotonic time they were measured at."""
-
-    values: npt.NDArray[np.float64]
-    measured_s: float
 
 
 class ControllerNode(LifecycleNode):
@@ -84,17 +73,11 @@ class ControllerNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._on_parameters)
         self._settings: dict[str, Any] = {}
         self._loop: PeriodicLoop | None = None
-        self._observed: Observed | None = None
-        self._interval_s = math.inf  # between the last two observations
         self._desk: BundleDesk | None = None
-        self._supervisor: Supervisor | None = None
-        self._stamps: StampCheck | None = None
+        self._pilot: Pilot | None = None
         self._faults: FaultInjector | None = None
         self._realtime = RealTime(RealTimeSettings())
         self._collect = SlackCollector()
-        self._reset_asked = False
-        self._failed, self._share = False, math.nan  # of the tick before
-        self._decision: Decision | None = None
         # What the loop would like to be logged: kind, and text or error; it never logs itself.
         self._notes: deque[tuple[str, str | BaseException]] = deque(maxlen=_MAX_NOTES)
         self._since = diagnostics.Since()
@@ -184,7 +167,7 @@ class ControllerNode(LifecycleNode):
                                 Told(log.info, log.warning, log.error))
         first = self._desk.switch.active
         manifest = first.bundle.manifest
-        self._supervisor = Supervisor(
+        supervisor = Supervisor(
             manifest,
             SupervisorSettings(s['observation_timeout'], s['hold_ticks'],
                                s['max_consecutive_misses'], s['recover_ticks'], s['blend_ticks'],
@@ -192,11 +175,14 @@ class ControllerNode(LifecycleNode):
                                s['residual_ticks']),
             make_fallback(s['fallback'], manifest),
             Envelope.of(manifest, s['envelope_margin'], [e for e in s['envelope'] if e]))
-        self._stamps = StampCheck(s['observation_timeout'])
         if s[_FAULT + 'enabled']:
             self._faults = FaultInjector()
             self._faults.choose(fault)
             log.warning('fault_injection is enabled: this controller may be told to fail')
+        self._pilot = Pilot(
+            self._desk.switch, supervisor, StampCheck(s['observation_timeout']), send=self._send,
+            note=self._note, faults=self._faults, budget_s=s['planner.budget'],
+            phase_s=s['phase'])
         self._realtime, self._collect = RealTime(realtime), SlackCollector()
         listen = self._listen(manifest)
         self._interface(listen, manifest)
@@ -267,16 +253,14 @@ class ControllerNode(LifecycleNode):
 
     def _activate(self, state: LifecycleState) -> None:
         super().on_activate(state)
-        assert self._desk is not None and self._supervisor is not None
-        active = self._desk.switch.take()
-        active.planner.reset()
-        self._supervisor.restart()
-        self._failed, self._share, self._since = False, math.nan, diagnostics.Since()
+        assert self._desk is not None and self._pilot is not None
+        self._pilot.restart()
+        self._since = diagnostics.Since()
         self._realtime.prepare_process()
         self._realtime.lift_others()
         self._loop = PeriodicLoop(
-            active.bundle.manifest.period_s, self._on_tick, on_error=self._on_tick_error,
-            on_start=self._realtime.prepare_thread,
+            self._desk.switch.active.bundle.manifest.period_s, self._on_tick,
+            on_error=self._on_tick_error, on_start=self._realtime.prepare_thread,
             on_slack=self._collect if self._settings['realtime.freeze_gc'] else lambda _: None)
         self._loop.start()
 
@@ -287,22 +271,19 @@ class ControllerNode(LifecycleNode):
     def _stop_loop(self) -> None:
         """End the loop; the safe command is the last word, and does not wait for a hung tick."""
         loop, self._loop = self._loop, None
-        if loop is None or self._desk is None:
+        if loop is None or self._desk is None or self._pilot is None:
             return
         period_s = self._desk.switch.active.bundle.manifest.period_s
         ended = loop.stop(timeout_s=max(0.1, 2 * period_s))
         if rclpy.ok():
-            self._safe_command()
+            self._pilot.send_safe()
             self._command.wait_for_all_acked(Duration(seconds=0.2))  # this node may be gone next
         if not ended and not loop.stop(timeout_s=5.0):
             self.get_logger().error('a tick hangs; its thread was left behind')
         self._realtime.restore()
 
-    def _safe_command(self) -> None:
-        assert self._desk is not None
-        active = self._desk.switch.active
-        safe = make_fallback('zero', active.bundle.manifest).act(None)
-        self._command.publish(to_message(safe, active.hash))
+    def _send(self, command: npt.NDArray[np.float64], model: str) -> None:
+        self._command.publish(to_message(command, model))
 
     def _cleanup(self) -> None:
         if self._desk is not None:
@@ -310,8 +291,7 @@ class ControllerNode(LifecycleNode):
         for destroy in self._made:
             destroy()
         self._made = []
-        self._desk = self._supervisor = self._stamps = self._faults = None
-        self._observed = self._decision = None
+        self._desk = self._pilot = self._faults = None
         self._settings = {}
 
     def close(self) -> None:
@@ -319,92 +299,30 @@ class ControllerNode(LifecycleNode):
         self._stop_loop()
         self._cleanup()
 
-    # ---- the tick; nothing here waits for anything but the planner -------------------------
+    # ---- the loop and what it steers by; see `Pilot` ------------------------------------------
 
     def _on_tick(self, tick: Tick) -> None:
-        loop, desk, supervisor = self._loop, self._desk, self._supervisor
-        if loop is None or desk is None or supervisor is None:
+        loop, pilot = self._loop, self._pilot
+        if loop is None or pilot is None:
             return
-        if said := desk.switch.judge(tick.skipped > 0 or self._failed, self._share):
-            self._notes.append(('error', said))
-        active = desk.switch.take()
-        if self._reset_asked:
-            self._reset_asked = False
-            supervisor.reset()
-        supervisor.missed(tick.skipped)
-        began = time.monotonic()
-        seen = self._observed
-        age = began - seen.measured_s if seen else math.inf
-        values = seen.values if seen else None
-        plan = self._plan(active, supervisor, values, age, max(0.0, tick.lateness_s))
-        if self._loop is not loop:
-            return  # deactivated while this plan was made; the safe command was the last word
-        decision = supervisor.decide(
-            values, age, plan.action if plan else None, plan.policy_action if plan else None,
-            plan.residual if plan else math.nan)
-        self._command.publish(to_message(decision.command, active.hash))
-        compute = time.monotonic() - began
-        self._decision = decision
-        active.compute.add(compute)
-        active.lateness.add(max(0.0, tick.lateness_s))
-        if seen is not None:  # before the first observation there is no age to count
-            active.age.add(age)
-        active.modes[decision.mode] += 1
-        self._share = math.nan
-        if plan is not None and values is not None:
-            active.given_up = plan.given_up_iterations, plan.given_up_samples
-            self._share = active.monitor.update(
-                values.tolist(), command=decision.command.tolist(), residual=plan.residual).share
+        steered = pilot.tick(tick, wanted=lambda: self._loop is loop)
+        if steered is None:
+            return
         if tick.index % self._settings['publish_every'] == 0:
-            for name, value in (('latency', compute), ('lateness', tick.lateness_s),
-                                ('observation_age', age),
-                                ('reward', plan.reward if plan else math.nan),
-                                ('stability', self._share)):
+            for name, value in (('latency', steered.compute_s), ('lateness', tick.lateness_s),
+                                ('observation_age', steered.age_s), ('reward', steered.reward),
+                                ('stability', steered.share)):
                 self._metrics[name].publish(Float64(data=float(value)))
             self._metrics['deadline_misses'].publish(UInt64(data=loop.skipped))
-        self._lock_phase(tick, age)
-
-    def _plan(self, active: Model, supervisor: Supervisor, values: Observation | None, age: float,
-              late_s: float) -> Plan | None:
-        """Plan on a usable observation, as far as the supervisor lets it; None: no plan.
-
-        The budget counts from when the tick was due: one that began late plans less.
-        """
-        self._failed = False
-        if values is None or not supervisor.may_act or supervisor.problem(values, age):
-            return None
-        given_s = self._settings['planner.budget']
-        budget = max(0.0, given_s - late_s) if given_s else None
-        try:
-            if self._faults is not None:
-                self._faults.inference()
-            plan = active.planner.plan(values, budget if supervisor.may_plan else 0.0)
-            if self._faults is not None:
-                plan = self._faults.plan(plan)
-        except Exception as error:  # the supervisor holds, then falls back, and says so
-            self._failed = True
-            self._notes.append(('failed tick', error))
-            return None
-        self._failed = not bool(np.isfinite(plan.action).all())
-        return plan
-
-    def _lock_phase(self, tick: Tick, age: float) -> None:
-        """Aim ticks shortly after observations, so that the plant's next step has a command."""
-        target, period = self._settings['phase'], tick.period_s
-        if target < 0 or not math.isfinite(age) or tick.lateness_s > target:
-            return
-        if self._interval_s < 0.5 * period:
-            return  # a sensor that fast always has a fresh one; there is no phase to lock to
-        off = (age - target) % period
-        if self._loop is not None:
-            self._loop.slew(-off if off < period / 2 else period - off)
+        loop.slew(steered.slew_s)
 
     def _on_tick_error(self, error: BaseException) -> None:
-        self._notes.append(('failed tick', error))
-        if self._loop is not None:
-            self._safe_command()  # the robot must still get a command it can live with
+        self._note(error)
+        if self._loop is not None and self._pilot is not None:
+            self._pilot.send_safe()  # the robot must still get a command it can live with
 
-    # ---- observations ------------------------------------------------------------------------
+    def _note(self, what: str | BaseException) -> None:
+        self._notes.append(('failed tick' if isinstance(what, BaseException) else 'error', what))
 
     def _on_observation(self, message: Float64MultiArray) -> None:
         self._observe(to_array(message), 0.0)
@@ -413,33 +331,13 @@ class ControllerNode(LifecycleNode):
         self._observe(mapping(message),
                       message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
 
-    def _observe(self, values: npt.NDArray[np.float64], stamp_s: float) -> None:
-        """Put an observation into the slot, as old as stamp and arrival say."""
-        now, clock_s = time.monotonic(), self.get_clock().now().nanoseconds * 1e-9
-        stamps, supervisor = self._stamps, self._supervisor
-        if stamps is None or supervisor is None:
-            return
-        if self._faults is not None:
-            arrived = self._faults.observation(values, stamp_s, clock_s)
-            if arrived is None:
-                return
-            values, stamp_s = arrived
-        arrival = stamps.judge(stamp_s, clock_s)
-        supervisor.hint = arrival.problem
-        if arrival.problem:
-            return  # what is in the slot grows old, and the supervisor says why
-        measured_s = now - arrival.delay_s
-        if self._observed is not None:
-            self._interval_s = measured_s - self._observed.measured_s
-        self._observed = Observed(values, measured_s)
+    def _observe(self, values: Observation, stamp_s: float) -> None:
+        if (pilot := self._pilot) is not None:
+            pilot.observe(values, stamp_s, self.get_clock().now().nanoseconds * 1e-9)
 
     def _usable(self) -> Observation | None:
-        """The newest observation, where a plan could be made on it."""
-        seen, supervisor = self._observed, self._supervisor
-        if seen is None or supervisor is None:
-            return None
-        age = time.monotonic() - seen.measured_s
-        return None if supervisor.problem(seen.values, age) else seen.values
+        pilot = self._pilot
+        return None if pilot is None else pilot.usable()
 
     # ---- parameters --------------------------------------------------------------------------
 
@@ -471,6 +369,8 @@ class ControllerNode(LifecycleNode):
         changed = {p.name: p.value for p in parameters if p.name in self._settings}
         self._settings = {**self._settings, **changed}
         desk.use(self._settings)
+        if self._pilot is not None:
+            self._pilot.budget_s = self._settings['planner.budget']
         if self._faults is not None and any(name.startswith(_FAULT) for name in changed):
             self._faults.choose(_fault(self._settings))
         if changed.keys() & {'planner.samples', 'planner.iterations'}:
@@ -544,7 +444,8 @@ class ControllerNode(LifecycleNode):
 
     def _on_reset_fallback(self, request: Trigger.Request, response: Trigger.Response
                            ) -> Trigger.Response:
-        self._reset_asked = True
+        if self._pilot is not None:
+            self._pilot.reset_fallback()
         response.success, response.message = True, 'the fallback is left at the next good tick'
         return response
 
@@ -562,9 +463,10 @@ class ControllerNode(LifecycleNode):
                 self.get_logger().info(what)
             else:
                 self.get_logger().error(what)
-        desk, decision = self._desk, self._decision
-        if desk is None:
+        desk, pilot = self._desk, self._pilot
+        if desk is None or pilot is None:
             return
+        decision = pilot.decision
         desk.tidy_up()
         active = desk.switch.active
         mode = (decision.mode.value + (f': {decision.reason}' if decision.reason else '')
@@ -577,8 +479,8 @@ class ControllerNode(LifecycleNode):
         self._told = told
 
     def _diagnose(self) -> None:
-        desk, loop = self._desk, self._loop
-        if desk is None:
+        desk, pilot, loop = self._desk, self._pilot, self._loop
+        if desk is None or pilot is None:
             return
         if loop is not None:
             self._realtime.lift_others()
@@ -586,8 +488,8 @@ class ControllerNode(LifecycleNode):
         if loop is not None and (said := diagnostics.misses(loop, self._since)):
             self.get_logger().warning(said, throttle_duration_sec=10.0)
         parts = (
-            ('control loop', diagnostics.loop_status(loop, switch, self._decision, self._since)),
-            ('observations', diagnostics.observation_status(switch, self._stamps)),
+            ('control loop', diagnostics.loop_status(loop, switch, pilot.decision, self._since)),
+            ('observations', diagnostics.observation_status(switch, pilot.stamps)),
             ('model', diagnostics.model_status(switch, desk.rejected)),
             ('stability', diagnostics.stability_status(switch)),
             ('real time', diagnostics.realtime_status(

@@ -49,7 +49,8 @@ def imported(name):
 RUNTIME = modules('pruning_core/runtime/**/*.py')
 CORE = modules('pruning_core/**/*.py')
 NODES = modules('pruned_controller/**/*.py')
-PLANNING = [f'pruning_core.runtime.{n}' for n in ('bench', 'bound', 'fit', 'planner', 'swap')]
+PLANNING = [f'pruning_core.runtime.{n}'
+            for n in ('bench', 'bound', 'fit', 'pilot', 'planner', 'swap')]
 STANDARD = sys.stdlib_module_names
 
 
