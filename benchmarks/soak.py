@@ -54,7 +54,8 @@ from pruned_controller.conversions import (
 )
 from pruned_controller.observer import Observer
 from pruned_controller.processes import NodeProcesses
-from pruning_core.runtime.bundle import WEIGHTS, Bundle, open_bundle, pack, write
+from pruning_core.runtime.archive import pack
+from pruning_core.runtime.bundle import WEIGHTS, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 
 HERE = Path(__file__).resolve().parent

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from pruning_core.errors import BundleError
-from pruning_core.runtime.bundle import GRAPHS, Bundle, digest, open_bundle, pack, unpack
+from pruning_core.runtime.archive import pack, unpack
+from pruning_core.runtime.bundle import GRAPHS, Bundle, digest, open_bundle
 from pruning_core.runtime.envelope import Envelope
 from pruning_core.runtime.fallback import make_fallback
 from pruning_core.runtime.planner import Planner

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import BundleError, ConfigError, PruningError, explain
-from pruning_core.runtime.bundle import Bundle, open_bundle, unpack
+from pruning_core.runtime.bundle import Bundle, open_bundle
 from pruning_core.runtime.signature import PublicKey, load_public
 from pruning_core.runtime.swap import (
     Model,
@@ -153,6 +153,8 @@ class BundleDesk:
                         'another bundle', 'to insist, set the parameter bundle to '
                         f'{self._store / hash[:16]} and call ~/reload')
             )
+        from pruning_core.runtime.archive import unpack  # only who receives bundles needs it
+
         bundle = unpack(content, self._store, hash, self._key)
         try:
             return self._offer(bundle, 'topic')

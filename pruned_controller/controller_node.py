@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,6 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String, UInt8MultiArray, UInt64
 from std_srvs.srv import Trigger
 
@@ -57,6 +56,9 @@ from pruning_core.runtime.pilot import Pilot
 from pruning_core.runtime.realtime import RealTime, RealTimeSettings, SlackCollector, cores
 from pruning_core.runtime.supervisor import Supervisor, SupervisorSettings
 from pruning_core.runtime.swap import Model, Observation
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import JointState
 
 _FAULT = 'fault_injection.'
 _MAX_NOTES = 100  # that wait to be logged
@@ -201,6 +203,8 @@ class ControllerNode(LifecycleNode):
                             'entries', f'{width}: {", ".join(manifest.observation.names)}',
                             'give one entry for each')
                 )
+            from sensor_msgs.msg import JointState  # a megabyte that this input alone needs
+
             return lambda: self.create_subscription(
                 JointState, 'joint_states', lambda m: self._on_joint_states(mapping, m), NEWEST,
                 callback_group=group)

@@ -28,7 +28,8 @@ from pruned_controller.parameters import PRUNER, declare, read
 from pruning_core import config as configuration
 from pruning_core import zoo
 from pruning_core.errors import ConfigError, PruningError, explain
-from pruning_core.runtime.bundle import open_bundle, pack, sign
+from pruning_core.runtime.archive import pack
+from pruning_core.runtime.bundle import open_bundle, sign
 from pruning_core.runtime.realtime import cores
 from pruning_core.runtime.signature import PrivateKey, load_private
 

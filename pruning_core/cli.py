@@ -782,7 +782,8 @@ def _replay(options: argparse.Namespace) -> int:
                         'leave it out'))
         return _replay_state(options)
     from pruning_core import recording
-    from pruning_core.runtime.bundle import open_bundle, unpack
+    from pruning_core.runtime.archive import unpack
+    from pruning_core.runtime.bundle import open_bundle
 
     entries = [entry.strip() for entry in options.joint_map.strip('[]').split(',') if entry]
     bundles = [open_bundle(path) for path in options.bundle]

@@ -15,7 +15,7 @@ from pruning_core import recording
 from pruning_core.cli import DONE, FAILED, REFUSED
 from pruning_core.errors import AgentError, BundleError
 from pruning_core.recording import BagWriter, read, record, replay
-from pruning_core.runtime.bundle import pack
+from pruning_core.runtime.archive import pack
 from pruning_core.runtime.planner import Planner
 
 rosbags = pytest.importorskip('rosbags', reason='bags need the extra [bags]')

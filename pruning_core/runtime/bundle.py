@@ -1,6 +1,6 @@
 # Copyright 2026 The pruned_controller authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles: a folder or an archive in; a verified, immutable `Bundle` out, or a refusal.
+"""Bundles: a folder in; a verified, immutable `Bundle` out, or a refusal.
 
 A bundle holds `manifest.json`, four ONNX graphs and the weights that they share, and may hold
 variants of the planner's graphs: a shorter horizon, and products of 8-bit integers. The manifest
@@ -14,13 +14,11 @@ points out of its bundle, sizes and counts are bounded, and nothing is unpickled
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
 import stat
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -45,10 +43,10 @@ FILES = (*GRAPHS, WEIGHTS)
 PLAN_STEP_INT8, SHORT_START, SHORT_STEP, SHORT_STEP_INT8 = (
     'plan_step_int8.onnx', 'short_start.onnx', 'short_step.onnx', 'short_step_int8.onnx')
 VARIANTS = (PLAN_STEP_INT8, SHORT_START, SHORT_STEP, SHORT_STEP_INT8)
-_OPTIONAL = (SIGNATURE, *VARIANTS)
+OPTIONAL = (SIGNATURE, *VARIANTS)
 _MAX_MANIFEST = 1 << 20
 _MAX_GRAPH = 1 << 29
-_MAX_TOTAL = 1 << 30  # of all files together
+MAX_TOTAL = 1 << 30  # of all files together
 _SIGNATURE_BYTES = 64
 
 
@@ -190,7 +188,7 @@ def write(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bund
     Raises:
         BundleError: `folder` holds something that is no bundle, or the bundle does not verify.
     """
-    return _place(in_memory(manifest, graphs, str(folder)), folder)
+    return place(in_memory(manifest, graphs, str(folder)), folder)
 
 
 def in_memory(manifest: Manifest, graphs: Mapping[str, bytes], where: str = 'memory') -> Bundle:
@@ -202,7 +200,7 @@ def in_memory(manifest: Manifest, graphs: Mapping[str, bytes], where: str = 'mem
     files = {n: {'sha256': digest(g), 'bytes': len(g)} for n, g in sorted(graphs.items())}
     values = {**manifest.to_json(), 'files': files}
     data = (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + '\n').encode()
-    return _verified({MANIFEST: data, **graphs}, where)
+    return verified({MANIFEST: data, **graphs}, where)
 
 
 def _strange(folder: Path) -> str:
@@ -214,14 +212,20 @@ def _strange(folder: Path) -> str:
     if not folder.is_dir():
         return 'a file'
     # Without a manifest it is no bundle, whatever its files are called.
-    ours = {MANIFEST, *FILES, *_OPTIONAL, FIT} if (folder / MANIFEST).is_file() else set()
+    ours = {MANIFEST, *FILES, *OPTIONAL, FIT} if (folder / MANIFEST).is_file() else set()
     found = sorted(p.name for p in folder.iterdir()
                    if p.name not in ours and not p.name.startswith((f'.{FIT}.', f'.{SIGNATURE}.'))
                    or p.is_symlink() or not p.is_file())
     return ', '.join(found[:3]) + (', ...' if len(found) > 3 else '')
 
 
-def _place(bundle: Bundle, folder: Path) -> Bundle:
+def place(bundle: Bundle, folder: Path) -> Bundle:
+    """Write a verified bundle to a folder, whole or not at all.
+
+    Raises:
+        BundleError: `folder` holds something that is no bundle.
+        OSError: it cannot be written.
+    """
     strange = _strange(folder)
     if strange:
         raise BundleError(
@@ -259,7 +263,7 @@ def sign(folder: Path, key: PrivateKey) -> Bundle:
     bundle = open_bundle(folder)
     signature = signatures.sign(bundle.manifest_bytes, key)
     try:
-        return _put_signature(bundle, folder, signature)
+        return put_signature(bundle, folder, signature)
     except OSError as error:
         raise BundleError(
             explain(f"bundle '{folder}' was to be signed", str(error),
@@ -267,7 +271,7 @@ def sign(folder: Path, key: PrivateKey) -> Bundle:
         ) from error
 
 
-def _put_signature(bundle: Bundle, folder: Path, signature: bytes) -> Bundle:
+def put_signature(bundle: Bundle, folder: Path, signature: bytes) -> Bundle:
     """Write a signature beside the manifest, whole or not at all; raises OSError."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f'.{SIGNATURE}.', delete=False) as file:
         try:
@@ -309,11 +313,11 @@ def open_bundle(path: str | Path, expect_hash: str | None = None,
                     'make one: python -m pruning_core export --agent AGENT --out FOLDER')
         )
     contents: dict[str, bytes] = {}
-    for name in (MANIFEST, *FILES, *_OPTIONAL):
+    for name in (MANIFEST, *FILES, *OPTIONAL):
         content = _content(path / name, asked)
         if content is not None:
             contents[name] = content
-        elif name not in _OPTIONAL:
+        elif name not in OPTIONAL:
             raise BundleError(
                 explain(asked, f'{name} is missing',
                         f'the regular files {MANIFEST}, {", ".join(FILES)}',
@@ -321,7 +325,7 @@ def open_bundle(path: str | Path, expect_hash: str | None = None,
                         if (path / 'bundle' / MANIFEST).is_file() else
                         'export or copy the bundle again')
             )
-    return replace(_verified(contents, str(path), expect_hash, key), path=path)
+    return replace(verified(contents, str(path), expect_hash, key), path=path)
 
 
 def _content(file: Path, asked: str) -> bytes | None:
@@ -330,7 +334,7 @@ def _content(file: Path, asked: str) -> bytes | None:
     Opened first and looked at then, so that nobody can put a link in its place in between; a pipe
     does not block.
     """
-    limit = _limit(file.name)
+    most = limit(file.name)
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -350,97 +354,21 @@ def _content(file: Path, asked: str) -> bytes | None:
         )
     with open(descriptor, 'rb') as handle:
         # No more than it has: a buffer of the limit's size costs a second where memory is locked.
-        content = handle.read(min(found.st_size, limit) + 1)
-    if len(content) > limit:
+        content = handle.read(min(found.st_size, most) + 1)
+    if len(content) > most:
         raise BundleError(
-            explain(asked, f'{file.name} is larger than {limit} bytes', 'at most that',
+            explain(asked, f'{file.name} is larger than {most} bytes', 'at most that',
                     'this is not a bundle of this package')
         )
     return content
 
 
-def _limit(name: str) -> int:
+def limit(name: str) -> int:
+    """Return how many bytes a file of a bundle may have."""
     return {MANIFEST: _MAX_MANIFEST, SIGNATURE: _SIGNATURE_BYTES}.get(name, _MAX_GRAPH)
 
 
-def pack(bundle: Bundle) -> bytes:
-    """Return the bundle as one uncompressed tar archive, the same bytes for the same bundle."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode='w', format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in bundle.files().items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def unpack(data: bytes, store: Path, expect_hash: str | None = None,
-           key: PublicKey | None = None) -> Bundle:
-    """Verify an archive in memory, then place it in `store` under its hash.
-
-    Args:
-        data: from `pack`.
-        store: folder of bundles; made if missing.
-        expect_hash: refuse anything but this identity.
-        key: refuse anything that was not signed with its private half.
-
-    Raises:
-        BundleError: not an archive of a bundle, damaged, unsafe or unexpected; nothing is written.
-    """
-    bundle = _verified(_entries(data), 'archive', expect_hash, key)
-    folder = store / bundle.hash[:16]
-    if folder.is_dir():
-        try:
-            stored = open_bundle(folder, bundle.hash)
-            if bundle.signature in (None, stored.signature):
-                return stored
-            return _put_signature(stored, folder, bundle.signature)
-        except BundleError:
-            # Damaged since it was stored; the verified one takes its place.
-            shutil.rmtree(folder)
-    try:
-        return _place(bundle, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        return open_bundle(folder, bundle.hash, key)  # another one with this store was faster
-
-
-def _entries(data: bytes) -> dict[str, bytes]:
-    """Take an archive apart, in memory; its headers are all that is read before a hash is."""
-    asked = 'a bundle archive was received'
-    if len(data) > _MAX_TOTAL:
-        raise BundleError(
-            explain(asked, f'it has {len(data)} bytes', f'at most {_MAX_TOTAL}',
-                    'this is not a bundle of this package')
-        )
-    contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode='r:') as archive:
-            for entry in archive:
-                # A sparse file may claim any size; what is stored as it is fits into the data.
-                whole = entry.isreg() and not entry.issparse() and entry.size <= len(data)
-                if (entry.name not in (MANIFEST, *FILES, *_OPTIONAL) or entry.name in contents
-                        or not whole or entry.size > _limit(entry.name)):
-                    raise BundleError(
-                        explain(asked, f"it holds '{entry.name}', {entry.size} bytes",
-                                f'{MANIFEST}, {", ".join((*FILES, *_OPTIONAL))}, at most once '
-                                'each, as regular files', 'publish it again')
-                    )
-                file = archive.extractfile(entry)
-                contents[entry.name] = file.read() if file else b''
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise BundleError(
-            explain(asked, f'{len(data)} bytes that are no archive ({error})', 'a tar archive',
-                    'publish it again')
-        ) from error
-    if MANIFEST not in contents:
-        raise BundleError(explain(asked, f'it has no {MANIFEST}', 'a whole bundle',
-                                  'publish it again'))
-    return contents
-
-
-def _verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None = None,
+def verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None = None,
               key: PublicKey | None = None) -> Bundle:
     """Check identity, signature, hashes and fields, in this order.
 
@@ -449,6 +377,9 @@ def _verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None
         where: for messages.
         expect_hash: as of `open_bundle`.
         key: as of `open_bundle`.
+
+    Raises:
+        BundleError: as of `open_bundle`.
     """
     asked = f"bundle '{where}' was verified"
     data, signature = contents[MANIFEST], contents.get(SIGNATURE)
@@ -459,9 +390,9 @@ def _verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None
             explain(asked, f'its hash is {identity[:16]}', f'{expect_hash[:16]}, as announced',
                     'publish or copy it again')
         )
-    if sum(len(c) for c in contents.values()) > _MAX_TOTAL:
+    if sum(len(c) for c in contents.values()) > MAX_TOTAL:
         raise BundleError(
-            explain(asked, f'its files have more than {_MAX_TOTAL} bytes together',
+            explain(asked, f'its files have more than {MAX_TOTAL} bytes together',
                     'at most that', 'this is not a bundle of this package')
         )
     if key is not None:

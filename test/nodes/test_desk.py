@@ -16,7 +16,8 @@ from pruned_controller import bundles as desk_module
 from pruned_controller.bundles import STATE, BundleDesk, Told
 from pruned_controller.parameters import CONTROLLER
 from pruning_core.errors import BundleError, ConfigError
-from pruning_core.runtime.bundle import MANIFEST, pack, write
+from pruning_core.runtime.archive import pack
+from pruning_core.runtime.bundle import MANIFEST, write
 from pruning_core.runtime.planner import Planner
 
 GOOD = np.array([1.0, 0.0, 0.1])

@@ -34,3 +34,12 @@ def test_controller_hashes_without_openssl(name):
 
 def test_other_processes_are_left_alone():
     assert imported('pruned_controller.pruner_node')[0] == 'module'
+
+
+def test_controller_loads_nothing_that_only_some_need():
+    """Archives are for who receives bundles, joint states for who is fed by them."""
+    done = subprocess.run(
+        [sys.executable, '-c', 'import pruned_controller.controller_node, sys\n'
+         'print(*{name.partition(".")[0] for name in sys.modules})'], check=True,
+        capture_output=True, text=True)
+    assert not {'tarfile', 'sensor_msgs', 'gymnasium', 'torch'} & set(done.stdout.split())

@@ -27,7 +27,7 @@ from pruned_controller.conversions import (
     label_of,
     to_message,
 )
-from pruning_core.runtime.bundle import pack
+from pruning_core.runtime.archive import pack
 
 GOOD = TransitionCallbackReturn.SUCCESS
 

@@ -13,7 +13,8 @@ from lifecycle_msgs.msg import Transition
 from std_msgs.msg import Float64MultiArray, UInt8MultiArray
 
 from pruned_controller.conversions import COMMAND, LATCHED, METRIC, NEWEST, archive_message
-from pruning_core.runtime.bundle import PLAN_STEP, POLICY, open_bundle, pack, write
+from pruning_core.runtime.archive import pack
+from pruning_core.runtime.bundle import PLAN_STEP, POLICY, open_bundle, write
 
 GOOD = [1.0, 0.0, 0.0]
 

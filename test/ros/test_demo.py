@@ -18,7 +18,7 @@ from pruned_controller.demo import JOINT_MAP
 from pruning_core.checkpoint import load_run
 from pruning_core.export import export
 from pruning_core.recording import read
-from pruning_core.runtime.bundle import unpack
+from pruning_core.runtime.archive import unpack
 
 
 def demo(*arguments):

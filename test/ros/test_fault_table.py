@@ -41,7 +41,8 @@ from pruned_controller.demo import JOINT_MAP
 from pruning_core import zoo
 from pruning_core.checkpoint import load_run
 from pruning_core.export import export
-from pruning_core.runtime.bundle import open_bundle, pack, write
+from pruning_core.runtime.archive import pack
+from pruning_core.runtime.bundle import open_bundle, write
 
 PERIOD_S = 0.05
 UPRIGHT, FALLEN = 0.35, 0.8  # rad from upright

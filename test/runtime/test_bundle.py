@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from pruning_core.errors import BundleError
 from pruning_core.runtime import bundle as module
+from pruning_core.runtime.archive import pack, unpack
 from pruning_core.runtime.bundle import (
     FILES,
     MANIFEST,
@@ -32,8 +33,6 @@ from pruning_core.runtime.bundle import (
     SHORT_STEP,
     WORLD_MODEL,
     open_bundle,
-    pack,
-    unpack,
     write,
 )
 

@@ -86,6 +86,9 @@ def test_nothing_is_planned_before_an_observation_and_a_command_is_sent_all_the_
     assert math.isnan(done.reward) and not c.first.planner.asked
     assert [(x.tolist(), of) for x, of in c.sent] == [([0.0], 'a')]
     assert c.first.compute.count == 1 and c.first.age.count == 0
+    c.see()
+    c.tick()
+    assert c.first.compute.count == 2 and c.first.age.count == 1
 
 
 def test_a_tick_plans_on_the_newest_observation_and_counts(cockpit):
@@ -151,6 +154,17 @@ def test_a_new_model_whose_plans_fail_is_changed_back(cockpit, outcome):
         if isinstance(outcome, Exception) else [])
 
 
+def test_a_new_model_that_misses_its_deadlines_is_changed_back(cockpit):
+    c = cockpit(window=10)
+    c.see()
+    c.tick()
+    c.switch.offer(c.model('b'))
+    c.tick()
+    c.tick(skipped=1)
+    c.tick(skipped=2)
+    assert c.switch.active is c.first and 'came too late' in c.notes[0]
+
+
 def test_where_control_ended_while_a_plan_was_made_nothing_is_sent(cockpit):
     c = cockpit()
     c.see()
@@ -181,6 +195,10 @@ def test_reset_leaves_the_fallback_at_the_next_good_tick(cockpit):
     assert c.tick().decision.mode is Mode.FALLBACK, 'it is left by a person alone'
     c.pilot.reset_fallback()
     assert c.tick().decision.mode is Mode.PLANNING
+    c.now += 1.0
+    assert c.tick().decision.mode is Mode.FALLBACK
+    c.see()
+    assert c.tick().decision.mode is Mode.FALLBACK, 'asked once, reset once'
 
 
 def test_a_restart_takes_the_model_that_waits_and_forgets_the_last_command(cockpit):
@@ -238,7 +256,7 @@ def test_ticks_are_left_where_they_are_without_a_phase_to_lock_to(cockpit):
     assert slew(observations=0) == 0, 'nothing was observed'
     assert slew(2, apart_s=0.02) == 0, 'a sensor that fast always has a fresh one'
     assert slew(late_s=0.004) == 0, 'what a late tick sees says nothing of the phase'
-    assert slew(phase_s=-1.0) == 0, 'switched off'
+    assert slew(phase_s=-1.0) == slew(late_s=-0.02, phase_s=-0.01) == 0, 'switched off'
 
 
 _NUMBERS = st.floats(allow_nan=True, allow_infinity=True)

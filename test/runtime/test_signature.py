@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip('cryptography', reason='signatures need the package cryptography')
 
 from pruning_core.errors import BundleError, ConfigError
-from pruning_core.runtime.bundle import MANIFEST, SIGNATURE, open_bundle, pack, sign, unpack
+from pruning_core.runtime.archive import pack, unpack
+from pruning_core.runtime.bundle import MANIFEST, SIGNATURE, open_bundle, sign
 from pruning_core.runtime.signature import load_private, load_public, make_keys
 
 
