@@ -165,6 +165,15 @@ def test_a_new_model_that_misses_its_deadlines_is_changed_back(cockpit):
     assert c.switch.active is c.first and 'came too late' in c.notes[0]
 
 
+def test_stability_is_that_of_ticks_with_a_plan(cockpit):
+    c = cockpit()
+    c.first.monitor = SimpleNamespace(update=lambda *a, **k: SimpleNamespace(share=0.75))
+    c.see()
+    assert c.tick().share == 0.75
+    c.now += 1.0
+    assert math.isnan(c.tick().share), 'not measurable where nothing was observed'
+
+
 def test_where_control_ended_while_a_plan_was_made_nothing_is_sent(cockpit):
     c = cockpit()
     c.see()
