@@ -127,6 +127,10 @@ def test_planning_is_spared_where_the_supervisor_says_so(cockpit):
         c.see()
         c.tick(skipped=skipped)
     assert [budget for _, budget in c.first.planner.asked] == [0.02, 0.02, 0.0]
+    for _ in range(3):
+        c.see()
+        c.tick(skipped=1)
+    assert len(c.first.planner.asked) == 4, 'nor is the policy asked once the fallback acts'
 
 
 @pytest.mark.parametrize('outcome', [
@@ -163,6 +167,35 @@ def test_a_new_model_that_misses_its_deadlines_is_changed_back(cockpit):
     c.tick(skipped=1)
     c.tick(skipped=2)
     assert c.switch.active is c.first and 'came too late' in c.notes[0]
+
+
+def test_each_tick_is_judged_by_what_it_did_itself(cockpit):
+    c, judged = cockpit(), []
+    c.switch.judge = lambda failed, share: judged.append((failed, math.isnan(share))) or ''
+    c.first.monitor = SimpleNamespace(update=lambda *a, **k: SimpleNamespace(share=0.75))
+
+    def after(outcome, passes_s=0.0, restarted=False):
+        c.first.planner.next = outcome
+        c.see()
+        c.now += passes_s
+        c.tick()
+        if restarted:
+            c.pilot.restart()
+        c.first.planner.next = PLAN
+        c.see()
+        c.tick()
+        return judged[-1]
+
+    assert after(PLAN) == (False, False)
+    assert after(RuntimeError()) == (True, True)
+    c.first.planner.next = RuntimeError()
+    c.tick()
+    c.now += 1.0
+    c.tick()
+    c.tick()
+    assert judged[-2:] == [(True, True), (False, True)], 'without an observation none failed'
+    assert after(PLAN, restarted=True) == (False, True)
+    assert after(RuntimeError(), restarted=True) == (False, True)
 
 
 def test_stability_is_that_of_ticks_with_a_plan(cockpit):
