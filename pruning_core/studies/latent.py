@@ -308,6 +308,6 @@ STUDY = Study(
              'matter, and does the order change in training?',
     settings=Settings,
     quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12},
-    cost='quick 1 minute, full 1 hour',
+    cost='quick 1 minute, full 40 minutes of one core',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
 
