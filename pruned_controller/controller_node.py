@@ -184,7 +184,8 @@ class ControllerNode(LifecycleNode):
         self._pilot = Pilot(
             self._desk.switch, supervisor, StampCheck(s['observation_timeout']), send=self._send,
             note=self._note, faults=self._faults, budget_s=s['planner.budget'],
-            phase_s=s['phase'])
+            phase_s=s['phase'],
+            wall_clock=lambda: self.get_clock().now().nanoseconds * 1e-9)
         self._realtime, self._collect = RealTime(realtime), SlackCollector()
         listen = self._listen(manifest)
         self._interface(listen, manifest)
@@ -337,7 +338,7 @@ class ControllerNode(LifecycleNode):
 
     def _observe(self, values: Observation, stamp_s: float) -> None:
         if (pilot := self._pilot) is not None:
-            pilot.observe(values, stamp_s, self.get_clock().now().nanoseconds * 1e-9)
+            pilot.observe(values, stamp_s)
 
     def _usable(self) -> Observation | None:
         pilot = self._pilot

@@ -76,14 +76,13 @@ def misses(loop: PeriodicLoop, since: Since) -> str:
             f'{missed - slow} by a late start')
 
 
-def observation_status(switch: ModelSwitch, stamps: StampCheck | None
+def observation_status(switch: ModelSwitch, stamps: StampCheck
                        ) -> tuple[bytes, str, dict[str, Any]]:
     """Level, message and values of what arrives."""
     age = switch.active.age.summary()
     values: dict[str, Any] = {
         **{f'observation_age_{k}': getattr(age, k) for k in ('p50_s', 'p99_s', 'max_s')},
-        **{name: getattr(stamps, name) if stamps else 0
-           for name in ('reordered', 'future', 'jumps')}}
+        **{name: getattr(stamps, name) for name in ('reordered', 'future', 'jumps')}}
     return OK, 'no observation yet' if not age.count else 'observations', values
 
 

@@ -50,7 +50,7 @@ def test_limits_of_bundles_are_those_that_are_stated():
     text = PAGES['security.md']
     assert f'{bundle._MAX_GRAPH >> 20} MiB a graph' in text
     assert f'{bundle._MAX_MANIFEST >> 20} MiB a manifest' in text
-    assert f'{bundle._MAX_TOTAL >> 30} GiB' in text
+    assert f'{bundle.MAX_TOTAL >> 30} GiB' in text
 
 
 def test_modes_are_those_of_the_supervisor():

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles as one array of bytes, as they travel: a tar archive, checked before it is written.
 
-Apart from `bundle`, as what is needed to read archives is a megabyte that a controller does
-without until it receives one.
+Apart from `bundle`, as what reads archives takes memory that a controller does without until
+it receives one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pruning_core.runtime.bundle import (
     MAX_TOTAL,
     OPTIONAL,
     Bundle,
-    limit,
     open_bundle,
-    place,
     put_signature,
+    size_limit,
     verified,
+    write_verified,
 )
 from pruning_core.runtime.signature import PublicKey
 
@@ -65,7 +65,7 @@ def unpack(data: bytes, store: Path, expect_hash: str | None = None,
             # Damaged since it was stored; the verified one takes its place.
             shutil.rmtree(folder)
     try:
-        return place(bundle, folder)
+        return write_verified(bundle, folder)
     except OSError:
         if not folder.is_dir():
             raise
@@ -87,7 +87,7 @@ def _entries(data: bytes) -> dict[str, bytes]:
                 # A sparse file may claim any size; what is stored as it is fits into the data.
                 whole = entry.isreg() and not entry.issparse() and entry.size <= len(data)
                 if (entry.name not in (MANIFEST, *FILES, *OPTIONAL) or entry.name in contents
-                        or not whole or entry.size > limit(entry.name)):
+                        or not whole or entry.size > size_limit(entry.name)):
                     raise BundleError(
                         explain(asked, f"it holds '{entry.name}', {entry.size} bytes",
                                 f'{MANIFEST}, {", ".join((*FILES, *OPTIONAL))}, at most once '

@@ -188,7 +188,7 @@ def write(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bund
     Raises:
         BundleError: `folder` holds something that is no bundle, or the bundle does not verify.
     """
-    return place(in_memory(manifest, graphs, str(folder)), folder)
+    return write_verified(in_memory(manifest, graphs, str(folder)), folder)
 
 
 def in_memory(manifest: Manifest, graphs: Mapping[str, bytes], where: str = 'memory') -> Bundle:
@@ -219,7 +219,7 @@ def _strange(folder: Path) -> str:
     return ', '.join(found[:3]) + (', ...' if len(found) > 3 else '')
 
 
-def place(bundle: Bundle, folder: Path) -> Bundle:
+def write_verified(bundle: Bundle, folder: Path) -> Bundle:
     """Write a verified bundle to a folder, whole or not at all.
 
     Raises:
@@ -334,7 +334,7 @@ def _content(file: Path, asked: str) -> bytes | None:
     Opened first and looked at then, so that nobody can put a link in its place in between; a pipe
     does not block.
     """
-    most = limit(file.name)
+    most = size_limit(file.name)
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -363,13 +363,13 @@ def _content(file: Path, asked: str) -> bytes | None:
     return content
 
 
-def limit(name: str) -> int:
+def size_limit(name: str) -> int:
     """Return how many bytes a file of a bundle may have."""
     return {MANIFEST: _MAX_MANIFEST, SIGNATURE: _SIGNATURE_BYTES}.get(name, _MAX_GRAPH)
 
 
 def verified(contents: Mapping[str, bytes], where: str, expect_hash: str | None = None,
-              key: PublicKey | None = None) -> Bundle:
+             key: PublicKey | None = None) -> Bundle:
     """Check identity, signature, hashes and fields, in this order.
 
     Args:

@@ -72,7 +72,8 @@ class Pilot:
                  send: Callable[[Array, str], None],
                  note: Callable[[str | BaseException], None] = lambda what: None,
                  faults: FaultInjector | None = None, budget_s: float = 0.0,
-                 phase_s: float = -1.0, clock: Callable[[], float] = time.monotonic) -> None:
+                 phase_s: float = -1.0, clock: Callable[[], float] = time.monotonic,
+                 wall_clock: Callable[[], float] = time.time) -> None:
         """Steer nothing until a loop calls `tick`.
 
         Args:
@@ -86,12 +87,13 @@ class Pilot:
             phase_s: age that an observation should have when a tick begins; negative: ticks do
                 not follow observations.
             clock: monotonic seconds; for tests.
+            wall_clock: seconds of the kind that observations are stamped with.
         """
         self.budget_s, self.stamps = budget_s, stamps
         self.decision: Decision | None = None
         self._switch, self._supervisor, self._faults = switch, supervisor, faults
         self._send, self._note = send, note
-        self._phase_s, self._clock = phase_s, clock
+        self._phase_s, self._clock, self._wall_clock = phase_s, clock, wall_clock
         self._observed: Observed | None = None
         self._interval_s = math.inf  # between the last two observations
         self._reset_asked = False
@@ -101,21 +103,23 @@ class Pilot:
         """Begin to steer anew, with the model that is offered, if one is."""
         self._switch.take().planner.reset()
         self._supervisor.restart()
+        self._reset_asked = False
         self._failed, self._share = False, math.nan
 
     def reset_fallback(self) -> None:
         """Leave the fallback at the next good tick; from any thread."""
         self._reset_asked = True
 
-    def observe(self, values: Observation, stamp_s: float, now_s: float) -> None:
+    def observe(self, values: Observation, stamp_s: float) -> None:
         """Put an observation into the slot, as old as its stamp and its arrival say.
 
         Args:
             values: (O,) in the plant's units.
             stamp_s: when it was measured, by the sender's clock; 0 without a stamp.
-            now_s: the receiver's clock of the same kind.
         """
+        # In this order: a thread that is held up in between takes it for older, never for younger.
         arrived_s = self._clock()
+        now_s = self._wall_clock()
         if self._faults is not None:
             arrived = self._faults.observation(values, stamp_s, now_s)
             if arrived is None:
@@ -197,7 +201,8 @@ class Pilot:
         supervisor = self._supervisor
         if values is None or not supervisor.may_act or supervisor.problem(values, age):
             return None
-        budget = max(0.0, self.budget_s - late_s) if self.budget_s else None
+        given_s = self.budget_s  # once: it may change meanwhile
+        budget = max(0.0, given_s - late_s) if given_s else None
         try:
             if self._faults is not None:
                 self._faults.inference()

@@ -211,7 +211,7 @@ def _measure(run: Run, settings: Size, context: Context) -> dict[str, Any]:
 
     def local() -> Any:
         loop = closed_loop(run.agent, judged, planner, Conditions(lyapunov.steps))
-        level = reference_level(judged.plant, lyapunov)
+        level = reference_level(judged.plant, lyapunov, progress=context.progress)
         return check(loop, level, settings.local_states, settings.seed,
                      workers('local')).decrease.to_json()
 

@@ -50,7 +50,7 @@ class Cockpit:
     """A pilot and everything around it."""
 
     def __init__(self, manifest, window=100, faults=None, supervisor=None, **settings):
-        self.manifest, self.now, self.ticks = manifest, 10.0, 0
+        self.manifest, self.now, self.wall_s, self.ticks = manifest, 10.0, 1000.0, 0
         self.sent, self.notes = [], []
         self.first = self.model('a')
         self.switch = ModelSwitch(self.first, ProbationSettings(window))
@@ -59,14 +59,15 @@ class Cockpit:
                 manifest, SupervisorSettings(TIMEOUT_S, **(supervisor or {})),
                 make_fallback('zero', manifest)),
             StampCheck(TIMEOUT_S), send=lambda command, of: self.sent.append((command, of[0])),
-            note=self.notes.append, faults=faults, clock=lambda: self.now, **settings)
+            note=self.notes.append, faults=faults, clock=lambda: self.now,
+            wall_clock=lambda: self.wall_s, **settings)
 
     def model(self, name):
         return Model(Planner(self), StabilityMonitor.of(self.manifest),
                      SimpleNamespace(hash=name * 64, manifest=self.manifest), 'test')
 
-    def see(self, values=GOOD, stamp_s=0.0, clock_s=1000.0):
-        self.pilot.observe(np.asarray(values, float), stamp_s, clock_s)
+    def see(self, values=GOOD, stamp_s=0.0):
+        self.pilot.observe(np.asarray(values, float), stamp_s)
 
     def tick(self, late_s=0.0, skipped=0, **options):
         due, self.ticks = self.ticks * 50_000_000, self.ticks + 1
@@ -125,7 +126,8 @@ def test_planning_is_spared_where_the_supervisor_says_so(cockpit):
     c = cockpit(budget_s=0.02, supervisor={'max_consecutive_misses': 2})
     for skipped in (0, 1, 1):
         c.see()
-        c.tick(skipped=skipped)
+        done = c.tick(skipped=skipped)
+    assert (done.decision.mode, done.decision.command.tolist()) == (Mode.POLICY, [-1.0])
     assert [budget for _, budget in c.first.planner.asked] == [0.02, 0.02, 0.0]
     for _ in range(3):
         c.see()
@@ -255,6 +257,21 @@ def test_a_restart_takes_the_model_that_waits_and_forgets_the_last_command(cockp
     assert c.tick().decision.command.tolist() == [0.0], 'not the command before the restart'
 
 
+def test_a_reset_before_the_restart_does_not_take_its_blend_away(cockpit):
+    def commands(asked):
+        c = cockpit(supervisor={'proof_ticks': 2, 'blend_ticks': 4})
+        if asked:
+            c.pilot.reset_fallback()
+        c.pilot.restart()
+        for _ in range(6):
+            c.see()
+            c.tick()
+        return [command.tolist() for command, _ in c.sent]
+
+    assert commands(asked=True) == commands(asked=False)
+    assert 0 < commands(asked=True)[1][0] < 1.5
+
+
 def test_faults_stand_between_the_world_and_the_pilot(cockpit):
     faults = FaultInjector()
     c = cockpit(faults=faults)
@@ -266,12 +283,57 @@ def test_faults_stand_between_the_world_and_the_pilot(cockpit):
     assert c.tick().decision.mode is not Mode.PLANNING
     assert not c.first.planner.asked and 'injected' in str(c.notes[0])
     assert c.tick().decision.mode is Mode.PLANNING
+    faults.choose(Fault(plan='nan', ticks=1))
+    done = c.tick()
+    assert done.decision.mode is not Mode.PLANNING and np.isfinite(done.decision.command).all()
+
+
+def test_a_model_that_is_surprised_is_planned_with_no_more(cockpit):
+    c = cockpit(budget_s=0.02, supervisor={'max_residual': 1.0, 'residual_ticks': 1})
+    c.first.planner.next = dataclasses.replace(PLAN, residual=9.0)
+    for _ in range(2):
+        c.see()
+        done = c.tick()
+    assert done.decision.mode is Mode.POLICY
+    assert [budget for _, budget in c.first.planner.asked] == [0.02, 0.0]
+
+
+def test_the_monitor_is_told_what_the_plant_is_told(cockpit):
+    c, told = cockpit(), []
+    c.first.monitor = SimpleNamespace(update=lambda values, command, residual: (
+        told.append((values, command, residual)), SimpleNamespace(share=0.5))[1])
+    c.first.planner.next = dataclasses.replace(PLAN, action=np.array([7.0]))
+    c.see()
+    c.tick()
+    assert told == [(GOOD.tolist(), [2.0], 0.01)], 'the command within its limits'
+
+
+def test_the_time_of_a_tick_is_that_until_its_command_is_sent(cockpit):
+    c = cockpit()
+    c.pilot._send = lambda command, of: setattr(c, 'now', c.now + 0.25)
+    assert c.tick().compute_s == pytest.approx(0.25)
+
+
+def test_who_is_held_up_between_two_clocks_takes_an_observation_for_older(cockpit):
+    c = cockpit()
+
+    def slow():
+        c.now, c.wall_s = c.now + 0.03, c.wall_s + 0.03
+        return c.wall_s
+
+    c.pilot._wall_clock = slow
+    c.see(stamp_s=999.9)
+    c.wall_s, measured_s = 1000.0, 9.9
+    assert c.tick().age_s == pytest.approx(c.now - measured_s + 0.03)
 
 
 def test_the_safe_command_is_that_of_the_model_in_use(cockpit):
     c = cockpit()
     c.pilot.send_safe()
-    assert [(x.tolist(), of) for x, of in c.sent] == [([0.0], 'a')]
+    c.switch.offer(c.model('b'))
+    c.tick()
+    c.pilot.send_safe()
+    assert [(x.tolist(), of) for x, of in c.sent] == [([0.0], 'a'), ([0.0], 'b'), ([0.0], 'b')]
 
 
 @given(age=st.floats(0, 0.4), target=st.floats(0, 0.049))

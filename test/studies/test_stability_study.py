@@ -204,6 +204,13 @@ def test_stability_command(trained, main, capsys, tmp_path, options, key):
     assert (tmp_path / 'stability_failures.csv').exists() == (facts['violations'] > 0)
 
 
+def test_stability_near_tells_of_the_search_for_its_level(trained, main, capsys):
+    assert main('stability', '--agent', trained, '--near', '--policy', '--states', 6,
+                '--progress', 'json') == DONE
+    *told, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert list(dict.fromkeys(line['phase'] for line in told)) == ['reference', 'stability']
+
+
 def test_an_agent_against_itself(trained, main, capsys):
     assert main('stability', '--agent', trained, '--against', trained, '--states', 6, '--periods',
                 4, '--policy', '--json') == DONE
