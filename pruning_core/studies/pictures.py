@@ -67,12 +67,16 @@ def panels(content: Sequence[Panel], columns: int = 2, width: float = 8.6,
     rows = -(-len(content) // columns)
     shared = len({tuple(p.lines) for p in content}) == 1
     with _figure(rows, columns, width, height * rows + 0.3 * shared) as (figure, axes):
+        from matplotlib.transforms import offset_copy
+
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes.flat, content, strict=False):
             handles = _draw(axis, panel)
             if not shared and len(handles) > 1:
+                # In inches: below the label of the axis, however high the axis comes out.
+                below = offset_copy(axis.transAxes, figure, y=-0.42 if panel.x else -0.6)
                 axis.legend(handles.values(), handles.keys(), fontsize=7, ncols=2,
-                            loc='upper center', bbox_to_anchor=(0.45, -0.2 if panel.x else -0.35))
+                            loc='upper center', bbox_to_anchor=(0.45, 0), bbox_transform=below)
         for axis in axes.flat[len(content):]:
             axis.set_visible(False)
         if shared and len(handles) > 1:

@@ -188,7 +188,7 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
 
     scatter = Panel(
         'The groups under the cosine', 'PSNR lost by removing half, dB',
-        'slope of log-norm, per 1,000 lambda',
+        'log-norm per 1,000 lambda',
         {g: [(table['cosine']['critical'][g]['value'], table['cosine']['slope'][g])]
          for g in table['cosine']['critical']} if 'cosine' in table else {}, reference=0.0,
         joined=False)
@@ -209,5 +209,5 @@ STUDY = Study(
     question='Does the resilience under a phase-offset cosine tell critical groups from others, '
              'and are the phases needed?',
     settings=Settings, quick={'hidden': (128, 64), 'seeds': 3, 'epochs': 12},
-    cost='quick 1 minute, full 1 hour',
+    cost='quick 1 minute, full 1 hour of one core',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
