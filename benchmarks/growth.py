@@ -69,7 +69,6 @@ def main() -> None:
             for name, values in CHANGED.items() for value in values}
     timings, rates = time_together(work, o.seconds, least=8)
     result: dict[str, Any] = {}
-    print(f'{"size":12s} {"exponent":>8s} {"of the floor":>13s}   median ms')
     for name, values in CHANGED.items():
         ms = [1e3 * timings[f'{name} {v}'].p50_s for v in values]
         floor = [1e3 * of_planner(work[f'{name} {v}'].planner) / rates[f'{name} {v}']
@@ -78,14 +77,21 @@ def main() -> None:
                               for y in (ms, floor))
         result[name] = {'values': list(values), 'ms': ms, 'floor_ms': floor, 'exponent': slope,
                         'floor_exponent': floor_slope}
-        print(f'{name:12s} {slope:8.2f} {floor_slope:13.2f}   ' + ', '.join(
-            f'{v}: {y:.2f}' for v, y in zip(values, ms, strict=True)))
+    print(printed(result))
     picture = FOLDER / 'growth.svg'
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + figures.growth(result))
     print(f'\npicture  {picture}')
     if o.json:
         o.json.write_text(json.dumps(result, indent=1) + '\n')
+
+
+def printed(result: Mapping[str, Any]) -> str:
+    """The exponents and the times, as they are printed."""
+    return '\n'.join([f'{"size":12s} {"exponent":>8s} {"of the floor":>13s}   median ms', *(
+        f"{name:12s} {r['exponent']:8.2f} {r['floor_exponent']:13.2f}   " + ', '.join(
+            f'{v}: {y:.2f}' for v, y in zip(r['values'], r['ms'], strict=True))
+        for name, r in result.items())])
 
 
 if __name__ == '__main__':

@@ -86,7 +86,7 @@ class Planned:
         self.planner.plan(self.observations[self.count % len(self.observations)], self.budget_s)
 
 
-def floors(seconds: float) -> dict[int, dict[str, float]]:
+def floors(seconds: float) -> dict[str, dict[str, float]]:
     """Median of a full plan over its floor, at every width, and both in ms."""
     work = {w: Planned(exported(cut_to(w))) for w in WIDTHS}
     timings, rates = time_together({str(w): p for w, p in work.items()}, seconds)
@@ -94,7 +94,8 @@ def floors(seconds: float) -> dict[int, dict[str, float]]:
     for width, planned in work.items():
         floor_s = of_planner(planned.planner) / rates[str(width)]
         p50_s = timings[str(width)].p50_s
-        result[width] = {'ms': 1e3 * p50_s, 'floor_ms': 1e3 * floor_s, 'ratio': p50_s / floor_s}
+        result[str(width)] = {'ms': 1e3 * p50_s, 'floor_ms': 1e3 * floor_s,
+                              'ratio': p50_s / floor_s}
     return result
 
 
@@ -241,17 +242,16 @@ def main() -> None:
         else:
             say(f'no controller process: {(done.stderr or done.stdout).strip()[-200:]}')
 
-    summary = keys(result)
     result['bytes'] = {name: a['bytes'] for name, a in stored['agents'].items()}
     result['parameters'] = {name: a['parameters'] for name, a in stored['agents'].items()}
-    show(result, summary)
+    print(printed(result))
     FOLDER.mkdir(parents=True, exist_ok=True)
     picture = FOLDER / 'planner.svg'
     picture.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + figures.planning(result))
     print(f'\npicture  {picture}')
     if o.json:
         o.json.parent.mkdir(parents=True, exist_ok=True)
-        o.json.write_text(json.dumps({**summary, **result}, indent=1) + '\n')
+        o.json.write_text(json.dumps({**keys(result), **result}, indent=1) + '\n')
 
 
 def losses(returns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -283,7 +283,7 @@ def keys(result: Mapping[str, Any]) -> dict[str, float | None]:
     reference = times[REFERENCE]['p50_s']
     full, fitted = result['fastest'], f"{result['best']}|fitted"
     found: dict[str, Any] = {
-        **{f'floor_ratio_{w}': result['floors'][w]['ratio'] for w in WIDTHS},
+        **{f'floor_ratio_{w}': result['floors'][str(w)]['ratio'] for w in WIDTHS},
         'speedup_full_budget': reference / times[full]['p50_s'],
         'speedup_fitted_budget': reference / times[fitted]['p50_s'],
         'return_loss_percent_full': loss[full]['percent'],
@@ -294,34 +294,32 @@ def keys(result: Mapping[str, Any]) -> dict[str, float | None]:
     return {k: None if v is None else round(float(v), 4) for k, v in found.items()}
 
 
-def show(result: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Print the table and the figures."""
-    print(f"{'planner':36s} {'median ms':>10s} {'99 % ms':>9s} {'speed-up':>9s} {'floors':>7s} "
-          f"{'return':>8s} {'loss %':>13s} {'seeds':>6s}")
+def printed(result: Mapping[str, Any]) -> str:
+    """The table and the figures, as they are printed."""
     full = [n for n in result['timings'] if n.partition('|')[2] in ('', 'fp32', 'int8')]
-    for name in full:
-        _row(result, name)
-    print('\nsmaller budgets')
-    for name in result['timings']:
-        if name not in full:
-            _row(result, name)
-    print('\nactivation at width 128: ' + ', '.join(
-        f'{name} {ms:.2f} ms' for name, ms in result['activations'].items()))
-    print('predicted by the table of layers: ' + ', '.join(
-        f"{n} {ms:.2f} ms (measured {1e3 * result['timings'][f'{n}|fp32']['p50_s']:.2f})"
-        for n, ms in result['predicted_ms'].items()))
-    print('bundles: ' + ', '.join(f'{n} {b / 1e3:.0f} kB' for n, b in result['bytes'].items()))
-    print(f"with every processor busy: {result['fastest']} median "
-          f"{1e3 * result['busy']['p50_s']:.3f} ms, 99 % {1e3 * result['busy']['p99_s']:.3f} ms")
-    print(f"the full budget counts for {result['fastest']}, the fastest that loses at most "
-          f'{ALLOWED_LOSS:g} %\n')
-    for key, value in summary.items():
+    busy = result['busy']
+    lines = [f"{'planner':36s} {'median ms':>10s} {'99 % ms':>9s} {'speed-up':>9s} "
+             f"{'floors':>7s} {'return':>8s} {'loss %':>13s} {'seeds':>6s}",
+             *(_row(result, name) for name in full), '', 'smaller budgets',
+             *(_row(result, name) for name in result['timings'] if name not in full),
+             '', 'activation at width 128: ' + ', '.join(
+                 f'{name} {ms:.2f} ms' for name, ms in result['activations'].items()),
+             'predicted by the table of layers, and measured, ms:',
+             *(f"  {n}: {ms:.2f}, {1e3 * result['timings'][f'{n}|fp32']['p50_s']:.2f}"
+               for n, ms in result['predicted_ms'].items()),
+             'bundles:', *(f'  {n}: {b / 1e3:.0f} kB' for n, b in result['bytes'].items()),
+             f"with every processor busy: {result['fastest']} median "
+             f"{1e3 * busy['p50_s']:.3f} ms, 99 % {1e3 * busy['p99_s']:.3f} ms",
+             f"the full budget counts for {result['fastest']}, the fastest that loses at most "
+             f'{ALLOWED_LOSS:g} %', '']
+    for key, value in keys(result).items():
         target = TARGETS.get(int(key.rpartition('_')[2])) if key.startswith('floor_') else None
-        print(f'{key:28s} {value}' + (f'  (at most {target})' if target else ''))
+        lines.append(f'{key:28s} {value}' + (f'  (at most {target})' if target else ''))
+    return '\n'.join(lines)
 
 
-def _row(result: Mapping[str, Any], name: str) -> None:
-    """Print one line of the table: times, and what is known of the return."""
+def _row(result: Mapping[str, Any], name: str) -> str:
+    """One line of the table: times, and what is known of the return."""
     t, (agent, _, way) = result['timings'][name], name.partition('|')
     c = result['choice']
     ways = {'': '', 'light': f'{LIGHT[0]} x {LIGHT[1]}', 'policy': 'policy alone',
@@ -333,8 +331,8 @@ def _row(result: Mapping[str, Any], name: str) -> None:
     known = (f"{loss['mean']:8.2f} {loss['percent']:6.2f} +-{loss['half_width']:5.2f} "
              f"{loss['seeds']:6d}" if loss else '')
     reference = result['timings'][REFERENCE]['p50_s']
-    print(f"{label:36s} {1e3 * t['p50_s']:10.3f} {1e3 * t['p99_s']:9.3f} "
-          f"{reference / t['p50_s']:8.1f}x {ratio} {known}".rstrip())
+    return (f"{label:36s} {1e3 * t['p50_s']:10.3f} {1e3 * t['p99_s']:9.3f} "
+            f"{reference / t['p50_s']:8.1f}x {ratio} {known}").rstrip()
 
 
 if __name__ == '__main__':

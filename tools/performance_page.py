@@ -1,0 +1,63 @@
+# Copyright 2026 The pruned_controller authors
+# SPDX-License-Identifier: Apache-2.0
+"""Put what the benchmarks printed into docs/performance.md, from their results in docs/studies.
+
+    make bench ARGS='--json docs/studies/planner.json'
+    .venv/bin/python benchmarks/growth.py --json docs/studies/growth.json
+    python tools/performance_page.py            # --check: do the page and the results agree?
+
+What a benchmark prints stands below `<!-- printed: NAME -->`, the table of floors below
+`<!-- rows: floors -->`. No number in them is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from findings import ROOT, STUDIES, update
+
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+import growth
+import planner
+
+PAGE = ROOT / 'docs' / 'performance.md'
+_PRINTED = re.compile(r'<!-- printed: (\w+) -->\n```\n.*?```\n', re.DOTALL)
+_FLOORS = re.compile(r'<!-- rows: floors -->\n(?:\|.*\n)*')
+_PROGRAMS = {'planner': planner.printed, 'growth': growth.printed}
+
+
+def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page with what the results print.
+
+    Args:
+        text: of the page.
+        results: content of the JSON files by name.
+
+    Raises:
+        KeyError: a block is of a benchmark that is not kept.
+    """
+    text = _PRINTED.sub(
+        lambda m: f'<!-- printed: {m[1]} -->\n```\n{_PROGRAMS[m[1]](results[m[1]])}\n```\n', text)
+    return _FLOORS.sub(
+        lambda _: f"<!-- rows: floors -->\n{floors(results['planner']['floors'])}", text)
+
+
+def floors(found: Mapping[str, Mapping[str, float]]) -> str:
+    """One line per width."""
+    rows = [f"| {width} | {f['floor_ms']:.2f} | {f['ms']:.2f} | {f['ratio']:.2f} "
+            f'| {planner.TARGETS[int(width)]:.2f} |' for width, f in found.items()]
+    return '\n'.join(['| width | floor ms | plan ms | ratio | was to be at most |',
+                      '|---|---|---|---|---|', *rows]) + '\n'
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What is kept of the benchmarks."""
+    return {name: json.loads((STUDIES / f'{name}.json').read_text()) for name in _PROGRAMS}
+
+
+if __name__ == '__main__':
+    sys.exit(update(PAGE, filled(PAGE.read_text(), results())))
