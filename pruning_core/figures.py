@@ -406,8 +406,8 @@ def growth(result: Mapping[str, Any]) -> str:
                      title=f"exponent {found['exponent']:.2f}")
             axis.set_xticks(found['values'])
             axis.xaxis.set_minor_locator(NullLocator())
-            for one in (axis.xaxis, axis.yaxis):
-                one.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            _milliseconds(axis.yaxis)
         for axis in axes[:, 0]:
             axis.set_ylabel('ms')
         axes[0, 0].legend(loc='upper left')
