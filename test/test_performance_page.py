@@ -30,7 +30,7 @@ def test_the_returns_of_the_page_are_those_that_are_kept():
 
 def test_summaries_come_from_the_rest():
     kept = page.results()['planner']
-    found = page.planner.keys(kept)
+    found = page.PROGRAMS['planner'].keys(kept)
     assert {k: kept[k] for k in found} == found
 
 

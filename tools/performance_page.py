@@ -12,6 +12,7 @@ What a benchmark prints stands below `<!-- printed: NAME -->`, the table of floo
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -20,14 +21,12 @@ from typing import Any
 
 from findings import ROOT, STUDIES, update
 
-sys.path.insert(0, str(ROOT / 'benchmarks'))
-import growth
-import planner
+sys.path.insert(0, str(ROOT / 'benchmarks'))  # programs there import each other by name
 
 PAGE = ROOT / 'docs' / 'performance.md'
 _PRINTED = re.compile(r'<!-- printed: (\w+) -->\n```\n.*?```\n', re.DOTALL)
 _FLOORS = re.compile(r'<!-- rows: floors -->\n(?:\|.*\n)*')
-_PROGRAMS = {'planner': planner.printed, 'growth': growth.printed}
+PROGRAMS = {name: importlib.import_module(name) for name in ('planner', 'growth')}
 
 
 def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -41,7 +40,7 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
         KeyError: a block is of a benchmark that is not kept.
     """
     text = _PRINTED.sub(
-        lambda m: f'<!-- printed: {m[1]} -->\n```\n{_PROGRAMS[m[1]](results[m[1]])}\n```\n', text)
+        lambda m: f'<!-- printed: {m[1]} -->\n```\n{PROGRAMS[m[1]].printed(results[m[1]])}\n```\n', text)
     return _FLOORS.sub(
         lambda _: f"<!-- rows: floors -->\n{floors(results['planner']['floors'])}", text)
 
@@ -49,14 +48,14 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 def floors(found: Mapping[str, Mapping[str, float]]) -> str:
     """One line per width."""
     rows = [f"| {width} | {f['floor_ms']:.2f} | {f['ms']:.2f} | {f['ratio']:.2f} "
-            f'| {planner.TARGETS[int(width)]:.2f} |' for width, f in found.items()]
+            f'| {PROGRAMS['planner'].TARGETS[int(width)]:.2f} |' for width, f in found.items()]
     return '\n'.join(['| width | floor ms | plan ms | ratio | was to be at most |',
                       '|---|---|---|---|---|', *rows]) + '\n'
 
 
 def results() -> dict[str, dict[str, Any]]:
     """What is kept of the benchmarks."""
-    return {name: json.loads((STUDIES / f'{name}.json').read_text()) for name in _PROGRAMS}
+    return {name: json.loads((STUDIES / f'{name}.json').read_text()) for name in PROGRAMS}
 
 
 if __name__ == '__main__':
