@@ -39,16 +39,20 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         KeyError: a block is of a benchmark that is not kept.
     """
-    text = _PRINTED.sub(
-        lambda m: f'<!-- printed: {m[1]} -->\n```\n{PROGRAMS[m[1]].printed(results[m[1]])}\n```\n', text)
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        return f'<!-- printed: {name} -->\n```\n{PROGRAMS[name].printed(results[name])}\n```\n'
+
+    text = _PRINTED.sub(block, text)
     return _FLOORS.sub(
         lambda _: f"<!-- rows: floors -->\n{floors(results['planner']['floors'])}", text)
 
 
 def floors(found: Mapping[str, Mapping[str, float]]) -> str:
     """One line per width."""
+    aims = PROGRAMS['planner'].TARGETS
     rows = [f"| {width} | {f['floor_ms']:.2f} | {f['ms']:.2f} | {f['ratio']:.2f} "
-            f'| {PROGRAMS['planner'].TARGETS[int(width)]:.2f} |' for width, f in found.items()]
+            f'| {aims[int(width)]:.2f} |' for width, f in found.items()]
     return '\n'.join(['| width | floor ms | plan ms | ratio | was to be at most |',
                       '|---|---|---|---|---|', *rows]) + '\n'
 
