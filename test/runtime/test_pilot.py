@@ -86,7 +86,7 @@ def test_nothing_is_planned_before_an_observation_and_a_command_is_sent_all_the_
     assert done.decision.mode is Mode.FALLBACK and done.age_s == math.inf
     assert math.isnan(done.reward) and not c.first.planner.asked
     assert [(x.tolist(), of) for x, of in c.sent] == [([0.0], 'a')]
-    assert c.first.compute.count == 1 and c.first.age.count == 0
+    assert c.first.compute.count == 1 and c.first.age.count == c.first.age.rejected == 0
     c.see()
     c.tick()
     assert c.first.compute.count == 2 and c.first.age.count == 1
