@@ -40,7 +40,7 @@ lint: setup
 	@$(IN_VENV) ruff check . && mypy
 
 test: setup lint
-	@$(IN_VENV) python -m pytest $(ARGS)
+	@$(IN_VENV) python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: setup
 	@$(IN_VENV) python benchmarks/planner.py --json runs/bench/planner.json $(ARGS)

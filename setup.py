@@ -23,7 +23,7 @@ STUDIES = ['scikit-learn>=1.3']
 CLUSTER = ['distributed>=2024.1']
 COMPLETE = ['argcomplete>=3']
 TEST = ['hypothesis>=6.90', 'pytest>=7.4']
-DEV = [*TEST, 'mypy', 'ruff', 'torch-pruning==1.6.1', 'types-PyYAML']
+DEV = [*TEST, 'mypy', 'pytest-xdist>=3.7', 'ruff', 'torch-pruning==1.6.1', 'types-PyYAML']
 
 
 def manifest_version():

@@ -37,6 +37,7 @@ from pruned_controller.processes import NodeProcesses
 from pruned_controller.recorder import Recorder
 from pruning_core import __version__, zoo
 from pruning_core import config as configuration
+from pruning_core.checkpoint import PLAN
 from pruning_core.errors import JobError, MissingExtra, PruningError, explain
 from pruning_core.networks import Widths, count_plan_macs
 from pruning_core.report import text_table, write_report
@@ -337,7 +338,7 @@ class Demo:
             result['job'] = {'id': self.jobs['job'], **self.jobs['settings'],
                              'seconds': self.jobs['result']['seconds'],
                              'gates': dict(manifest.gates) if manifest else {}}
-            result['plan'] = json.loads((folder / 'plan.json').read_text())
+            result['plan'] = json.loads((folder / PLAN).read_text())
         return result
 
     def _side(self, name: str, record: ModelRecord) -> dict[str, Any]:

@@ -50,6 +50,7 @@ CONFIG, AGENT, IMPORTANCE, REPLAY = (
     'config.yaml', 'agent.safetensors', 'importance.safetensors', 'replay.safetensors')
 METRICS, EVALUATION, CHECKPOINT = 'metrics.jsonl', 'evaluation.json', 'checkpoint.pt'
 LINEAGE, COMMAND, OPTIMIZER = 'lineage.json', 'command.txt', 'optimizer.safetensors'
+PLAN = 'plan.json'  # what is cut, in a run folder or in that of one of its steps
 
 _LOG = logging.getLogger(__name__)
 

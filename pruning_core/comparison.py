@@ -21,7 +21,7 @@ from pruning_core import checkpoint as files
 from pruning_core import figures
 from pruning_core.errors import AgentError, explain
 from pruning_core.page import code, figure, render, row, section, table, text
-from pruning_core.report import PLAN, RESULT, budget_text, comparison_rows, read_json
+from pruning_core.report import RESULT, budget_text, comparison_rows, read_json
 
 
 def write_comparison(folders: Sequence[str | Path], page: str | Path) -> Path:
@@ -110,7 +110,7 @@ def _facts(path: Path) -> dict[str, Any]:
     """What one agent folder tells: rows to show, a point to draw, its plan and its settings."""
     plan, evaluation, lineage = (
         read_json(path / name) if (path / name).is_file() else {}
-        for name in (PLAN, files.EVALUATION, files.LINEAGE))
+        for name in (files.PLAN, files.EVALUATION, files.LINEAGE))
     shown, removed = {'parameters': f'{_parameters(path):,}'}, 0.0
     if plan:
         removed = 1 - plan['parameters_left'] / plan['parameters']

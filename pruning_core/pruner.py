@@ -35,7 +35,7 @@ from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
 from pruning_core.stability_gate import TABLE as FAILING_STATES
 from pruning_core.stability_gate import leave_failures, require_plant
-from pruning_core.steps import PLAN, shrink_in_steps
+from pruning_core.steps import shrink_in_steps
 
 BUNDLE, STEPS = 'bundle', 'steps'
 _LATENCY_PLANS = 200  # the 99 % quantile is then the third slowest
@@ -146,7 +146,7 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, steps: Path, parent:
                    'seeds': len(seeds)},
     }
     files.save_run(folder, config, agent, shrunk.importance, run.replay)
-    files.write_json(folder / PLAN, plan.to_json())
+    files.write_json(folder / files.PLAN, plan.to_json())
     if cut_down.tested is not None:
         gates['stability'] = {**cut_down.figures, 'rounds': cut_down.rounds}
         leave_failures(folder, require_plant(config, 'a picture'), cut_down.tested)

@@ -36,7 +36,6 @@ from pruning_core.page import (
 
 RESULT, PAGE, PICTURE, CURVE = 'result.json', 'report.html', 'picture.svg', 'learning_curve.svg'
 IMPORTANCE_CURVES = 'importance.svg'
-PLAN = 'plan.json'
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>\n'
 
 
@@ -50,14 +49,14 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / RESULT).is_file():
         title, body, picture = _demo(read_json(folder / RESULT))
-    elif (folder / PLAN).is_file():
+    elif (folder / files.PLAN).is_file():
         title, body, picture = _pruning(folder)
     elif (folder / files.METRICS).is_file():
         title, body, picture = _training(folder)
     else:
         raise AgentError(
             explain(f"a report of '{folder}' was asked for",
-                    f'none of {RESULT}, {PLAN} and {files.METRICS} is in it'
+                    f'none of {RESULT}, {files.PLAN} and {files.METRICS} is in it'
                     if folder.is_dir() else 'there is no such folder',
                     'a folder that training, pruning or the demo wrote', 'name such a folder')
         )
@@ -265,7 +264,7 @@ def budget_text(plan: Mapping[str, Any], which: str) -> str:
 
 
 def _pruning(folder: Path) -> tuple[str, str, str]:
-    plan = read_json(folder / PLAN)
+    plan = read_json(folder / files.PLAN)
     events = [r for r in read_records(folder) if r.get('event') == 'pruned']
     gone = plan['parameters'] - plan['parameters_left']
     parts = [f'<p class="lead">{gone:,} of {plan["parameters"]:,} parameters removed '

@@ -27,7 +27,6 @@ from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
 from pruning_core.shrinking import CutDown, Dense, choose, shrink, shrink_until_stable
 
-PLAN = 'plan.json'
 _BEGUN, _STEP = 'begun.json', 'step.json'
 
 
@@ -121,12 +120,12 @@ def _keep(run: Run, identity: dict[str, Any], place: Path, plan: Plan, record: d
     files.write_json(place.parent / _BEGUN, identity)
     files.save_run(place, run.config, run.agent, run.importance, None,
                    identity['settings']['carry_optimizer'])
-    files.write_json(place / PLAN, plan.to_json())
+    files.write_json(place / files.PLAN, plan.to_json())
     files.write_json(place / _STEP, record)
 
 
 def _taken_up(run: Run, place: Path) -> tuple[Run, Plan, dict[str, Any]]:
     found = files.load_run(place)
     return (dataclasses.replace(run, agent=found.agent, importance=found.importance),
-            Plan.from_json(json.loads((place / PLAN).read_text())),
+            Plan.from_json(json.loads((place / files.PLAN).read_text())),
             json.loads((place / _STEP).read_text()))

@@ -39,6 +39,24 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(config, items):
+    """In parallel, one process takes the tests of ROS, first and in turn; a file stays whole.
+
+    They are half of the time, most of it waiting, and their nodes want a core for themselves.
+    """
+    if not config.pluginmanager.hasplugin('xdist'):
+        return
+    root = Path(__file__).parent
+
+    def group(item):
+        file = item.path.relative_to(root)
+        return 'ros' if file.parts[0] in ('ros', 'nodes') else str(file)
+
+    items.sort(key=lambda item: group(item) != 'ros')
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
 @pytest.fixture(scope='session')
 def load_benchmark():
     """Returns a function that imports a file of benchmarks/ by its name."""
