@@ -18,6 +18,7 @@ from pruning_core.checkpoint import (
     EVALUATION,
     LINEAGE,
     METRICS,
+    PLAN,
     REPLAY,
     load_run,
     write_json,
@@ -29,7 +30,7 @@ from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.baselines import NEED_DATA
 from pruning_core.networks import count_parameters
 from pruning_core.plans import Plan
-from pruning_core.pruner import BUNDLE, PLAN, measure_latency, prune
+from pruning_core.pruner import BUNDLE, measure_latency, prune
 from pruning_core.runtime.bundle import open_bundle
 from pruning_core.shrinking import scores_of
 
