@@ -40,6 +40,7 @@ from pruned_controller.conversions import (
     offered,
     to_array,
     to_message,
+    trace_message,
 )
 from pruned_controller.node_main import run_node
 from pruned_controller.parameters import CONTROLLER, declare, read
@@ -232,6 +233,7 @@ class ControllerNode(LifecycleNode):
             for name, kind in (('latency', Float64), ('lateness', Float64),
                                ('observation_age', Float64), ('deadline_misses', UInt64),
                                ('reward', Float64), ('stability', Float64))}
+        self._trace = self.create_publisher(Float64MultiArray, '~/trace', METRIC)
         self._mode = self.create_publisher(String, '~/mode', LATCHED)
         self._model = self.create_publisher(String, '~/model', LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', METRIC)
@@ -248,7 +250,7 @@ class ControllerNode(LifecycleNode):
                 UInt8MultiArray, self._settings['bundle_topic'], self._on_bundle, LATCHED,
                 callback_group=slow))
         publishers = [self._command, self._mode, self._model, self._diagnostics,
-                      *self._metrics.values()]
+                      self._trace, *self._metrics.values()]
         self._made = [
             *(lambda x=x: self.destroy_subscription(x) for x in subscriptions),
             *(lambda x=x: self.destroy_service(x) for x in services),
@@ -319,6 +321,8 @@ class ControllerNode(LifecycleNode):
                                 ('stability', steered.share)):
                 self._metrics[name].publish(Float64(data=float(value)))
             self._metrics['deadline_misses'].publish(UInt64(data=loop.skipped))
+            if steered.trace is not None and self._trace.get_subscription_count():
+                self._trace.publish(trace_message(steered.trace))
         loop.slew(steered.slew_s)
 
     def _on_tick_error(self, error: BaseException) -> None:

@@ -13,6 +13,7 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, Reliabilit
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, UInt8MultiArray
 
 from pruning_core.errors import ConfigError, explain
+from pruning_core.runtime.trace import Trace
 
 # Observations: only the newest counts, and any publisher matches. Commands and metrics: reliable.
 # Latched: who comes late still gets the last message; both ends must ask for it.
@@ -34,6 +35,15 @@ def to_message(values: npt.ArrayLike, label: str = '') -> Float64MultiArray:
     if label:
         count = len(message.data)
         message.layout.dim = [MultiArrayDimension(label=label, size=count, stride=count)]
+    return message
+
+
+def trace_message(trace: Trace) -> Float64MultiArray:
+    """Return what a plan came from; the hash of its model labels the first dimension."""
+    sections = trace.sections()
+    message = to_message([x for _, values in sections for x in values], trace.model)
+    message.layout.dim += [MultiArrayDimension(label=name, size=len(values), stride=len(values))
+                           for name, values in sections]
     return message
 
 

@@ -31,6 +31,7 @@ _TOPICS: tuple[tuple[str, type, QoSProfile], ...] = (
     ('/episode_return', Float64, _METRIC), ('/diagnostics', DiagnosticArray, _METRIC),
     *((f'/controller/{name}', Float64, _METRIC) for name in (
         'latency', 'lateness', 'observation_age', 'reward', 'stability')),
+    ('/controller/trace', Float64MultiArray, _METRIC),
     ('/controller/deadline_misses', UInt64, _METRIC),
     ('/controller/mode', String, LATCHED), ('/controller/model', String, LATCHED),
     ('/pruner/status', String, LATCHED), ('/pruner/bundle', UInt8MultiArray, LATCHED),

@@ -243,8 +243,6 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument('bag', type=Path, nargs='?', help='bag folder or .mcap file')
     replay.add_argument('--bundle', type=Path, action='append', default=[],
                         help='bundle that ran; may be repeated; those published in the bag count')
-    replay.add_argument('--joint-map', default='', metavar='ENTRY,ENTRY,...',
-                        help='for a bag of joint_states: the parameter of the controller')
     replay.add_argument('--exact', action='store_true',
                         help='exit code 1 where a command of the bag comes out differently, or '
                         'its bundle is not at hand')
@@ -252,8 +250,7 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument('--state', metavar='A,B,...', help='instead of a bag: the initial state, '
                         'such as --state=-3.1,0.5 (angle and speed)')
     replay.add_argument('--seed', type=at_least(0),
-                        help='planner.seed of the controller (default: 0); '
-                        "with --state, of the noise (default: that of the agent's table of "
+                        help="with --state: of the noise (default: that of the agent's table of "
                         'failing states, else 0)')
 
     report = add('report', _report, 'Write the page and picture of a run folder',
@@ -781,18 +778,21 @@ def _replay(options: argparse.Namespace) -> int:
                         'there are no commands to compare with', '--exact with a bag',
                         'leave it out'))
         return _replay_state(options)
+    if options.seed is not None:
+        raise ConfigError(
+            explain(f'a replay of a bag was asked for, with --seed {options.seed}',
+                    'the bag itself says where the noise stood', '--seed with --state',
+                    'leave it out'))
     from pruning_core import recording
     from pruning_core.runtime.archive import unpack
     from pruning_core.runtime.bundle import open_bundle
 
-    entries = [entry.strip() for entry in options.joint_map.strip('[]').split(',') if entry]
     bundles = [open_bundle(path) for path in options.bundle]
-    bag = recording.read(options.bag, entries)
+    bag = recording.read(options.bag)
     with tempfile.TemporaryDirectory() as store:
         bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
-    facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks),
-                             'commands without an observation': bag.unmatched}
-    replayed = recording.replay(bag, bundles, seed=options.seed or 0)
+    facts: dict[str, Any] = {'bag': str(options.bag), 'decisions': len(bag.ticks)}
+    replayed = recording.replay(bag, bundles, progress=for_people())
     results = [result.to_json() for result in replayed]
     if options.json:
         facts['models'] = results

@@ -26,6 +26,7 @@ import onnxruntime
 from pruning_core.errors import ConfigError, explain
 from pruning_core.runtime.bench import operations, probes
 from pruning_core.runtime.bundle import FIT, Bundle
+from pruning_core.runtime.choice import Choice
 from pruning_core.runtime.planner import Planner, horizons, precisions
 
 SCHEMA = 1
@@ -34,17 +35,6 @@ _PLANS = 60  # timed before a choice is taken
 
 Array = npt.NDArray[np.float32]
 Told = Callable[[str, int, int], object]
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """Settings of the planner; the keywords of `Planner`."""
-
-    samples: int
-    iterations: int
-    horizon: int
-    threads: int
-    precision: str
 
 
 @dataclasses.dataclass(frozen=True)

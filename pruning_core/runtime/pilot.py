@@ -26,6 +26,7 @@ from pruning_core.runtime.loop import Tick
 from pruning_core.runtime.planner import Plan
 from pruning_core.runtime.supervisor import Decision, Supervisor
 from pruning_core.runtime.swap import Model, ModelSwitch, Observation
+from pruning_core.runtime.trace import Trace
 
 Array = npt.NDArray[np.float64]
 
@@ -48,6 +49,7 @@ class Steered(NamedTuple):
         reward: the model's, of the first planned step; NaN without a plan.
         share: of recent windows in which V decreased; NaN where it is not measurable.
         slew_s: by how much the ticks to come should move, to begin `phase_s` after observations.
+        trace: what the plan came from; None without a plan.
     """
 
     decision: Decision
@@ -56,6 +58,7 @@ class Steered(NamedTuple):
     reward: float
     share: float
     slew_s: float
+    trace: Trace | None = None
 
 
 class Pilot:
@@ -184,7 +187,8 @@ class Pilot:
             self._share = model.monitor.update(
                 values.tolist(), command=decision.command.tolist(), residual=plan.residual).share
         return Steered(decision, compute, age, plan.reward if plan else math.nan, self._share,
-                       self._off_phase(tick, age))
+                       self._off_phase(tick, age),
+                       None if plan is None else model.planner.trace())
 
     def send_safe(self) -> None:
         """Send the command that a robot can live with when nobody steers it."""

@@ -34,11 +34,12 @@ from pruning_core.runtime.bundle import (
     Bundle,
     PlannerSettings,
 )
+from pruning_core.runtime.choice import PRECISIONS, Choice
 from pruning_core.runtime.pace import Pace
+from pruning_core.runtime.trace import Trace, state_of, words
 from pruning_core.runtime.weights import read
 
 Array = npt.NDArray[np.float32]
-PRECISIONS = ('fp32', 'int8')
 HORIZON = 'pruned_controller.horizon'  # key in the metadata of a graph
 _INPUTS = {
     'start': {'observation', 'noise'},
@@ -141,7 +142,7 @@ class Planner:
         if threads < 1:
             raise ConfigError(explain(f'{threads} planner threads were asked for', 'less than 1',
                                       '1 or more', 'correct the parameter'))
-        self._clock = clock
+        self._threads, self._clock = threads, clock
         self._rng = np.random.default_rng(seed)
         self._course: Course | None = None  # that is followed
         weights = read(bundle.graphs[WEIGHTS])
@@ -170,6 +171,11 @@ class Planner:
         self._action, self._reward = np.zeros((1, a), 'f4'), np.zeros((1, 1), 'f4')
         self._predicted = np.zeros((1, z), 'f4')
         self._has_predicted = False
+        # Of the last plan; see `trace`.
+        self._mean_before = np.zeros_like(self._mean)
+        self._noise_before = self._rng.bit_generator.state
+        self._done: list[int] = []
+        self._compute_s = math.nan
         self._start = BoundGraph(
             opened['start'], {'observation': self._observation, 'noise': self._policy_noise},
             {'latent': self._latent, 'policy_actions': self._policy_actions,
@@ -263,9 +269,52 @@ class Planner:
         Raises:
             ConfigError: the observation has another shape.
         """
+        return self._plan(self._checked(observation), budget_s, None)
+
+    def repeat(self, trace: Trace) -> Plan:
+        """Make a plan again, whatever was planned before; on the same machine it is the same.
+
+        Raises:
+            ConfigError: it was made with other settings, or for another plant.
+        """
+        sizes = {size.samples: size for size in self._sizes}
+        if (trace.choice != self._choice or trace.mean.shape != self._mean.shape
+                or not sizes.keys() >= set(trace.samples)
+                or len(trace.samples) > self.settings.iterations):
+            raise ConfigError(
+                explain('a plan was to be made again',
+                        f'it was made with {trace.choice}, {trace.mean.shape[1]} actions and '
+                        f'refinements of {list(trace.samples)} samples',
+                        f'{self._choice}, {self._mean.shape[1]} actions and at most '
+                        f'{self.settings.iterations} refinements of {sorted(sizes)} samples',
+                        'make a planner with the settings of the trace')
+            )
+        self._mean[:] = trace.mean
+        self._has_predicted = False
+        self._rng.bit_generator.state = state_of(trace.noise)
+        return self._plan(self._checked(trace.observation), None,
+                          [sizes[samples] for samples in trace.samples])
+
+    def trace(self) -> Trace:
+        """Return what the last plan came from."""
+        return Trace(self.hash, self._choice, np.asarray(self._observation[0], float),
+                     self._mean_before.astype(float), words(self._noise_before),
+                     tuple(self._done), np.asarray(self._physical(self._action[0]), float),
+                     self._compute_s)
+
+    @property
+    def _choice(self) -> Choice:
+        s = self.settings
+        return Choice(s.samples, s.iterations, s.horizon, self._threads, self.precision)
+
+    def _plan(self, observation: npt.NDArray[np.float64], budget_s: float | None,
+              again: list[_Size] | None) -> Plan:
+        """Plan; `again` are the refinements to be done, None leaves it to the budget."""
         began = self._clock()
         s = self.settings
-        self._observation[0] = self._checked(observation)
+        self._observation[0] = observation
+        self._mean_before[:], self._noise_before = self._mean, self._rng.bit_generator.state
+        self._done.clear()
         self._rng.standard_normal(dtype=np.float32, out=self._policy_noise)
         self._policy_noise *= s.policy_noise
         self._policy_noise[:, 0] = 0  # plan 0 is the policy itself
@@ -279,7 +328,11 @@ class Planner:
         now = self._clock()
         while done < s.iterations:
             size = self._sizes[0]
-            if budget_s is not None:
+            if again is not None:
+                if done == len(again):
+                    break
+                size = again[done]
+            elif budget_s is not None:
                 left = budget_s - (now - began) - self._last.expected_s
                 fits = next((x for x in self._sizes if self._expected(x) <= left), None)
                 if fits is None:
@@ -291,6 +344,7 @@ class Planner:
             value = float(size.values[0])
             done += 1
             samples += size.samples
+            self._done.append(size.samples)
             before, now = now, self._clock()
             factor = size.pace.observe(now - before)
             used.add(size.samples)
@@ -311,10 +365,11 @@ class Planner:
         self._has_predicted = True
         after = self._clock()
         self._last.observe(after - now)
+        self._compute_s = after - began
         scale = self.manifest.reward_scale
         return Plan(command, self._physical(self._policy_actions[0, 0]), value / scale,
                     float(self._reward[0, 0]) / scale, done, samples, s.iterations - done,
-                    s.iterations * s.samples - samples, gap, after - began)
+                    s.iterations * s.samples - samples, gap, self._compute_s)
 
     @property
     def mean(self) -> Array:

@@ -13,6 +13,7 @@ from pruned_controller import controller_node
 from pruned_controller.controller_node import ControllerNode
 from pruning_core.runtime.loop import PeriodicLoop, Tick
 from pruning_core.runtime.pilot import Steered
+from pruning_core.runtime.trace import Trace
 
 
 class Still(PeriodicLoop):
@@ -63,14 +64,32 @@ def test_ticks_follow_observations_where_that_is_asked_for(controller, monkeypat
 
 def test_each_topic_carries_what_its_name_says(controller, monkeypatch):
     c = controller(publish_every=2)
-    steered = Steered(None, 0.011, 0.022, -0.5, 0.75, 0.0)
+    planner = c._desk.switch.active.planner
+    planner.plan([1.0, 0.0, 0.0])
+    steered = Steered(None, 0.011, 0.022, -0.5, 0.75, 0.0, planner.trace())
     monkeypatch.setattr(c._pilot, 'tick', lambda tick, wanted: steered)
     sent = []
     for name, publisher in c._metrics.items():
         monkeypatch.setattr(publisher, 'publish', lambda m, name=name: sent.append((name, m.data)))
+    traces = []
+    monkeypatch.setattr(c._trace, 'publish', traces.append)
     c._loop.skipped = 7
     c._on_tick(Tick(1, 0, 0, 0, 0.05))
     assert not sent, 'every second tick'
     c._on_tick(Tick(2, 0, 4_000_000, 0, 0.05))
     assert dict(sent) == {'latency': 0.011, 'lateness': 0.004, 'observation_age': 0.022,
                           'reward': -0.5, 'stability': 0.75, 'deadline_misses': 7}
+    assert not traces, 'nobody listens'
+    monkeypatch.setattr(c._trace, 'get_subscription_count', lambda: 1)
+    c._on_tick(Tick(3, 0, 0, 0, 0.05))
+    assert not traces
+    c._on_tick(Tick(4, 0, 0, 0, 0.05))
+    (message,) = traces
+    label, *sections = message.layout.dim
+    found = Trace.of(label.label, [d.label for d in sections], [d.size for d in sections],
+                     message.data)
+    assert planner.repeat(found).action.tolist() == found.action.tolist()
+    assert found.model == planner.hash
+    monkeypatch.setattr(c._pilot, 'tick', lambda tick, wanted: steered._replace(trace=None))
+    c._on_tick(Tick(6, 0, 0, 0, 0.05))
+    assert len(traces) == 1, 'without a plan there is none'

@@ -45,6 +45,9 @@ class Planner:
     def reset(self):
         self.resets += 1
 
+    def trace(self):
+        return f'of plan {len(self.asked)}'
+
 
 class Cockpit:
     """A pilot and everything around it."""
@@ -207,6 +210,16 @@ def test_stability_is_that_of_ticks_with_a_plan(cockpit):
     assert c.tick().share == 0.75
     c.now += 1.0
     assert math.isnan(c.tick().share), 'not measurable where nothing was observed'
+
+
+def test_a_tick_says_what_its_plan_came_from(cockpit):
+    c = cockpit()
+    c.see()
+    assert [c.tick().trace, c.tick().trace] == ['of plan 1', 'of plan 2']
+    c.first.planner.next = RuntimeError('broken')
+    assert c.tick().trace is None, 'it planned, and there is no plan'
+    c.now += 1.0
+    assert c.tick().trace is None, 'nothing was observed'
 
 
 def test_where_control_ended_while_a_plan_was_made_nothing_is_sent(cockpit):
