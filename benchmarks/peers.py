@@ -82,6 +82,14 @@ class ReferencePlan:
         return elite_actions[0, pick].clamp(-1, 1)
 
 
+def published(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise: float
+              ) -> ReferencePlan:
+    """The reference's plan with the reference's activation."""
+    return ReferencePlan(nn.ModuleDict({
+        name: nn.Sequential(*(nn.ELU() if isinstance(m, nn.ReLU) else m for m in module))
+        for name, module in net.items()}), c, discount, policy_noise)
+
+
 def eager(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise: float
           ) -> Callable[[Tensor], Tensor]:
     """This package's torch planner, for one environment."""

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import NumpyPlan, ReferencePlan, compiled, eager
+from peers import NumpyPlan, ReferencePlan, compiled, eager, published
 from returns import AGENT, FOLDER, LIGHT, RESULT, say
 from torch import nn
 
@@ -136,10 +136,7 @@ def peers(run: Run, with_compile: bool) -> dict[str, Callable[[], object]]:
     c, net = run.config.planner, run.agent.components
     settings = (c, run.config.agent.discount, run.config.agent.policy_noise)
     observation = torch.tensor([[0.6, 0.8, 0.1]])
-    as_published = {name: nn.Sequential(*(nn.ELU() if isinstance(m, nn.ReLU) else m
-                                          for m in module)) for name, module in net.items()}
-    reference = ReferencePlan(nn.ModuleDict(as_published), *settings)
-    relu = ReferencePlan(net, *settings)
+    reference, relu = published(net, *settings), ReferencePlan(net, *settings)
     plain, plain_numpy = eager(net, *settings), NumpyPlan(net, *settings)
     work: dict[str, Callable[[], object]] = {
         REFERENCE: lambda: reference.plan(observation),

@@ -23,13 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from closed_loop import identity, returns
+from peers import published
 
 from pruning_core import checkpoint, zoo
 from pruning_core.checkpoint import Run
 from pruning_core.evaluation import evaluation_seeds
 from pruning_core.export import export
 from pruning_core.progress import for_people
+from pruning_core.runtime.bench import time_together
 from pruning_core.runtime.bundle import Bundle
 from pruning_core.runtime.fit import fit
 from pruning_core.runtime.planner import precisions
@@ -38,7 +41,7 @@ RESULT = Path(__file__).with_suffix('.json')
 AGENT, FOLDER = 'pendulum_dense', Path('runs/bench')
 RECOVERY = {50: 100, 70: 100, 90: 300, 95: 300, 98: 1000, 99: 4000}  # % removed: updates
 BEST = 99  # per cent removed of the agent that smaller budgets are fitted to
-FITTED_MS = 1.25  # what a plan may take then, at its 99 % quantile
+FITTED_SHARE = 1 / 300  # of the reference's plan: what one may take then, at its 99 % quantile
 LIGHT = (128, 3)  # samples x iterations: an eighth of the work
 
 
@@ -103,7 +106,7 @@ def main() -> None:
     made['small, from scratch'] = small(made[best][0])
     bundles = {name: export(run, FOLDER / 'bundles' / _plain(name))[0]
                for name, (run, _) in made.items()}
-    choice = chosen(o.json, bundles[best], best)
+    choice, choice_ms = chosen(o.json, bundles[best], best, dense)
     seeds = evaluation_seeds(o.episodes)
     # The shipped agent's own evaluation had this budget and these seeds, planned by torch.
     shipped = dense.evaluation['planned']
@@ -120,7 +123,7 @@ def main() -> None:
                           'parameters': bundles[name].manifest.parameters,
                           'bytes': bundles[name].size}
                    for name, (run, command) in made.items()},
-        'best': best, 'choice': choice, 'choice_ms': FITTED_MS,
+        'best': best, 'choice': choice, 'choice_ms': choice_ms,
         'returns': {key: {str(s): round(r, 3) for s, r in by_seed.items()}
                     for key, by_seed in found.items() if by_seed}}
     checkpoint.write_atomically(o.json, lambda p: p.write_text(_lines(result)))
@@ -129,8 +132,8 @@ def main() -> None:
             print(f'{key:32s} {np.mean(list(by_seed.values())):9.2f} {len(by_seed):5d} seeds')
 
 
-def chosen(file: Path, bundle: Bundle, name: str) -> dict[str, Any]:
-    """The settings fitted to the best agent; those of the file, if it knows this agent.
+def chosen(file: Path, bundle: Bundle, name: str, dense: Run) -> tuple[dict[str, Any], float]:
+    """The settings fitted to the best agent, and for how many ms; the file's, if it knows it.
 
     What fits depends on how quiet the machine was; without the file it is fitted again.
     """
@@ -138,11 +141,16 @@ def chosen(file: Path, bundle: Bundle, name: str) -> dict[str, Any]:
         known = json.loads(file.read_text())
         if (known['best'], known['agents'].get(name, {}).get('weights')) == (
                 name, identity(bundle)):
-            choice: dict[str, Any] = known['choice']
-            return choice
+            return known['choice'], known['choice_ms']
     say('fitting')
-    return dataclasses.asdict(
-        fit(bundle, period_s=FITTED_MS * 1e-3, share=1.0, told=for_people()).choice)
+    torch.set_num_threads(1)
+    reference = published(dense.agent.components, dense.config.planner,
+                          dense.config.agent.discount, dense.config.agent.policy_noise)
+    observation = torch.tensor([[0.6, 0.8, 0.1]])
+    timed, _ = time_together({'': lambda: reference.plan(observation)}, 10.0)
+    allowed_s = FITTED_SHARE * timed[''].p50_s
+    choice = fit(bundle, period_s=allowed_s, share=1.0, told=for_people()).choice
+    return dataclasses.asdict(choice), round(1e3 * allowed_s, 3)
 
 
 def wanted(bundles: dict[str, Bundle], best: str, choice: dict[str, Any]
