@@ -322,7 +322,7 @@ class ControllerNode(LifecycleNode):
                 self._metrics[name].publish(Float64(data=float(value)))
             self._metrics['deadline_misses'].publish(UInt64(data=loop.skipped))
             if steered.trace is not None and self._trace.get_subscription_count():
-                self._trace.publish(trace_message(steered.trace))
+                self._trace.publish(trace_message(steered.trace()))
         loop.slew(steered.slew_s)
 
     def _on_tick_error(self, error: BaseException) -> None:

@@ -40,10 +40,10 @@ def to_message(values: npt.ArrayLike, label: str = '') -> Float64MultiArray:
 
 def trace_message(trace: Trace) -> Float64MultiArray:
     """Return what a plan came from; the hash of its model labels the first dimension."""
-    sections = trace.sections()
-    message = to_message([x for _, values in sections for x in values], trace.model)
-    message.layout.dim += [MultiArrayDimension(label=name, size=len(values), stride=len(values))
-                           for name, values in sections]
+    dimensions, numbers = trace.travelling()
+    message = Float64MultiArray(data=numbers)
+    message.layout.dim = [MultiArrayDimension(label=label, size=size, stride=size)
+                          for label, size in dimensions]
     return message
 
 

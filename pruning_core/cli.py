@@ -237,14 +237,14 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument('--iterations', type=at_least(0), default=0,
                         help="refinements; 0: the bundle's own (default: %(default)s)")
 
-    replay = add('replay', _replay, 'Plan again on the observations of a bag: the same commands? '
+    replay = add('replay', _replay, 'Make every plan of a bag again: does the same come out? '
                  'Or run an agent from one state, as its stability gate did',
                  'python -m pruning_core replay --agent pendulum_dense --state=3.1,0')
     replay.add_argument('bag', type=Path, nargs='?', help='bag folder or .mcap file')
     replay.add_argument('--bundle', type=Path, action='append', default=[],
                         help='bundle that ran; may be repeated; those published in the bag count')
     replay.add_argument('--exact', action='store_true',
-                        help='exit code 1 where a command of the bag comes out differently, or '
+                        help='exit code 1 where a plan of the bag comes out differently, or '
                         'its bundle is not at hand')
     replay.add_argument('--agent', help='with --state: run folder, or name of a shipped agent')
     replay.add_argument('--state', metavar='A,B,...', help='instead of a bag: the initial state, '
@@ -775,7 +775,7 @@ def _replay(options: argparse.Namespace) -> int:
         if options.exact:
             raise ConfigError(
                 explain('a replay from one state was asked for, with --exact',
-                        'there are no commands to compare with', '--exact with a bag',
+                        'there are no plans to compare with', '--exact with a bag',
                         'leave it out'))
         return _replay_state(options)
     if options.seed is not None:

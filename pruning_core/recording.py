@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.runtime.bundle import Bundle
 from pruning_core.runtime.choice import Choice
 from pruning_core.runtime.planner import Planner
-from pruning_core.runtime.trace import Trace
+from pruning_core.runtime.trace import SECTIONS, Trace
 
 Array = npt.NDArray[np.float64]
 _NUMBERS, _NUMBER, _TEXT = (
@@ -56,7 +57,8 @@ class Replayed:
         hash: of the bundle.
         ticks: plans in the bag.
         equal: of these, how many came out the same, within 1e-4 of the range of the action.
-        difference: largest difference, as a share of that range.
+        difference: largest difference, as a share of that range; inf where only one of the two is
+            a number.
         recorded_s: (ticks,) planning times then; `compute_s` now.
     """
 
@@ -74,7 +76,8 @@ class Replayed:
             for name, values in (('recorded', self.recorded_s), ('now', self.compute_s))
             for q in (50, 99)}
         return {'model': self.hash[:16], 'ticks': self.ticks, 'equal': self.equal,
-                'largest difference': self.difference, **quantiles}
+                'largest difference': self.difference if math.isfinite(self.difference) else None,
+                **quantiles}
 
 
 def _rosbags() -> Any:
@@ -142,12 +145,11 @@ class BagWriter:
     def trace(self, t_ns: int, trace: Trace) -> None:
         """Write what a plan came from, as the controller publishes it."""
         types = self._types.types
-        sections = trace.sections()
-        numbers = np.array([x for _, values in sections for x in values])
-        dims = [types['std_msgs/msg/MultiArrayDimension'](name, size, size) for name, size in (
-            (trace.model, len(numbers)), *((name, len(values)) for name, values in sections))]
+        dimensions, numbers = trace.travelling()
+        dims = [types['std_msgs/msg/MultiArrayDimension'](label, size, size)
+                for label, size in dimensions]
         layout = types['std_msgs/msg/MultiArrayLayout'](dims, 0)
-        self._message('/controller/trace', _NUMBERS, t_ns, layout, numbers)
+        self._message('/controller/trace', _NUMBERS, t_ns, layout, np.array(numbers))
 
     def number(self, topic: str, t_ns: int, value: float) -> None:
         """Write a Float64."""
@@ -245,16 +247,16 @@ def read(path: str | Path) -> Recording:
     try:
         types = library.typesys.get_typestore(library.typesys.Stores.ROS2_JAZZY)
         with library.highlevel.AnyReader([path], default_typestore=types) as bag:
-            named = {c.topic.rpartition('/')[2] for c in bag.connections}
+            topics = sorted(c.topic for c in bag.connections)
             wanted = [c for c in bag.connections if (c.topic.rpartition('/')[2], c.msgtype)
                       in (('trace', _NUMBERS), ('bundle', _ARCHIVE))]
             for connection, _, data in bag.messages(wanted) if wanted else ():
                 message = bag.deserialize(data, connection.msgtype)
                 dims = message.layout.dim
                 if connection.msgtype == _NUMBERS:
-                    ticks.append(Trace.of(
-                        str(dims[0].label) if dims else '', [str(d.label) for d in dims[1:]],
-                        [int(d.size) for d in dims[1:]], message.data))
+                    dimensions = [(str(d.label), int(d.size)) for d in dims]
+                    if {name for name, _ in dimensions} & set(SECTIONS):  # others trace, too
+                        ticks.append(Trace.arrived(dimensions, message.data))
                 elif dims:
                     archives[str(dims[0].label)] = bytes(message.data)
     except AgentError:
@@ -267,10 +269,15 @@ def read(path: str | Path) -> Recording:
                     'copy it again; one that was cut off: ros2 bag reindex FOLDER')
         ) from error
     if not ticks:
+        silent_one = any(topic.endswith('/trace') for topic in topics)
         raise AgentError(
-            explain(f"recording '{path}' was asked for", "it has no messages on 'trace'",
-                    f'the topic ~/trace of the controller (here: {", ".join(sorted(named))})',
-                    'record it: ros2 bag record -s mcap --all-topics')
+            explain(f"recording '{path}' was asked for",
+                    'no plan was made while it was recorded' if silent_one else
+                    'it does not have what plans came from',
+                    f'a bag with ~/trace of the controller (here: {", ".join(topics)})',
+                    'record a controller that plans' if silent_one else
+                    'record it: ros2 bag record -s mcap --all-topics; the controllers of earlier '
+                    'versions do not publish it')
         )
     return Recording(tuple(ticks), archives)
 
@@ -313,8 +320,16 @@ def _replay(ticks: Sequence[Trace], bundle: Bundle, progress: Progress) -> Repla
             planners[trace.choice] = Planner(bundle, **dataclasses.asdict(trace.choice))
             planners[trace.choice].warm_up()
         plan = planners[trace.choice].repeat(trace)
-        differences.append(float(np.max(np.abs(plan.action - trace.action) / spread)))
+        differences.append(_difference(plan.action, trace.action, spread))
         times.append(plan.compute_s)
         progress('replay', i + 1, len(ticks))
     return Replayed(bundle.hash, len(ticks), sum(d <= 1e-4 for d in differences),
                     max(differences), np.array([t.compute_s for t in ticks]), np.array(times))
+
+
+def _difference(now: npt.ArrayLike, then: npt.ArrayLike, spread: Array) -> float:
+    """Largest difference as a share of the range; plans that are no numbers are equal, too."""
+    a, b = np.asarray(now, float), np.asarray(then, float)
+    if np.array_equal(a, b, equal_nan=True):
+        return 0.0
+    return float(np.nan_to_num(np.abs(a - b) / spread, nan=np.inf).max())

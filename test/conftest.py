@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / 'benchmarks'
+ROOT = Path(__file__).resolve().parent
+BENCHMARKS = ROOT.parent / 'benchmarks'
 
 settings.register_profile('any machine', deadline=None)  # it may stall for a second
 settings.load_profile('any machine')
@@ -40,17 +41,16 @@ TINY = {
 
 
 def pytest_collection_modifyitems(config, items):
-    """In parallel, one process takes the tests of ROS, first and in turn; a file stays whole.
+    """In two processes, one takes the tests of ROS, first and in turn; a file stays whole.
 
     They are half of the time, most of it waiting, and their nodes want a core for themselves.
     """
-    if not config.pluginmanager.hasplugin('xdist'):
+    if config.getoption('dist', 'no') != 'loadgroup':
         return
-    root = Path(__file__).parent
+    ros = {ROOT / 'ros', ROOT / 'nodes', ROOT / 'test_launch.py'}
 
     def group(item):
-        file = item.path.relative_to(root)
-        return 'ros' if file.parts[0] in ('ros', 'nodes') else str(file)
+        return 'ros' if ros & {item.path, *item.path.parents} else str(item.path)
 
     items.sort(key=lambda item: group(item) != 'ros')
     for item in items:

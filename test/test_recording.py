@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from pruning_core.cli import DONE, FAILED, REFUSED
 from pruning_core.errors import AgentError, BundleError, ConfigError
 from pruning_core.recording import BagWriter, read, record, replay
 from pruning_core.runtime.archive import pack
+from pruning_core.runtime.choice import Choice
 from pruning_core.runtime.planner import Planner
 from pruning_core.runtime.trace import Trace, state_of, words
 
@@ -105,12 +106,14 @@ def test_an_interrupted_recording_is_whole_up_to_there(bundle, tmp_path, monkeyp
 
 @pytest.fixture
 def of_a_robot(bundle, tmp_path):
-    """A bag as of a controller: budgets that cut plans short, plans that were lost, a swap."""
-    rng = np.random.default_rng(0)
-    planner = Planner(bundle, seed=7, samples=16, iterations=2, horizon=1)
+    """A bag as of a robot: plans cut short in every way, plans that were lost, others' topics."""
+    now = [0.0]
+    planner = Planner(bundle, seed=7, samples=16, iterations=2, horizon=1, clock=lambda: now[0])
     planner.warm_up()
+    for size in planner._sizes:
+        size.pace.expected_s = 0.001 * size.samples
     other = Planner(bundle, iterations=1)
-    start = 10**18
+    start, rng = 10**18, np.random.default_rng(0)
     path = tmp_path / 'robot'
     with BagWriter(path) as bag:
         content = pack(bundle)
@@ -119,9 +122,15 @@ def of_a_robot(bundle, tmp_path):
         bag._message('/pruner/bundle', 'std_msgs/msg/UInt8MultiArray', start,
                      types['std_msgs/msg/MultiArrayLayout']([dim], 0),
                      np.frombuffer(content, np.uint8))
+        bag.numbers('/force_sensor/trace', start, [1.0, 2.0, 3.0])
+        bag.numbers('/laser/trace', start, [1.0], 'echo')
         for k in range(20):
             angle = rng.uniform(-3, 3)
-            planner.plan([np.cos(angle), np.sin(angle), angle], (None, 0.0)[k % 3 == 2])
+            # The clock stands still: these hold any number of refinements of one size.
+            budget = (None, 0.0, 0.009, 0.005, 0.0021)[k % 5]
+            planner.plan([np.cos(angle), np.sin(angle), angle], budget)
+            for size in planner._sizes:
+                size.pace.expected_s = 0.001 * size.samples
             if k % 4 != 1:  # every fourth is lost on the way
                 bag.trace(start + k * PERIOD_NS, planner.trace())
         other.plan([1.0, 0.0, 0.0])
@@ -132,24 +141,58 @@ def of_a_robot(bundle, tmp_path):
 def test_each_plan_is_made_again_whatever_was_lost_in_between(of_a_robot, bundle):
     recording = read(of_a_robot)
     assert len(recording.ticks) == 16
-    assert {t.samples for t in recording.ticks} == {(16, 16), (), (16,)}
+    assert {t.samples for t in recording.ticks} == {(16, 16), (), (8, 8), (4, 4), (2, 2), (16,)}
     assert {t.choice.horizon for t in recording.ticks} == {1, 2}
     result, = replay(recording, [bundle])
     assert (result.ticks, result.equal, result.difference) == (16, 16, 0.0)
+    assert result.recorded_s.tolist() == [t.compute_s for t in recording.ticks]
 
 
 def test_what_a_bag_holds_is_what_the_planner_said(bundle, tmp_path):
     planner = Planner(bundle, seed=3)
     with BagWriter(tmp_path / 'run') as bag:
-        planner.plan([0.6, 0.8, 1 / 3])
+        plan = planner.plan([0.6, 0.8, 1 / 3])
         said = planner.trace()
         bag.trace(10**18, said)
     found, = read(tmp_path / 'run').ticks
     assert found.model == bundle.hash and found.choice == said.choice
     assert found.noise == said.noise and found.samples == said.samples
-    assert found.compute_s == said.compute_s > 0
+    assert found.compute_s == said.compute_s == plan.compute_s > 0
     for name in ('observation', 'mean', 'action'):
         np.testing.assert_array_equal(getattr(found, name), getattr(said, name))
+
+
+@pytest.mark.parametrize('choice', [
+    Choice(16, 2, 1, 2, 'fp32'), Choice(12, 1, 2, 1, 'fp32'), Choice(16, 1, 2, 1, 'int8')])
+def test_it_is_told_by_what_planner(bundle, choice):
+    planner = Planner(bundle, **{**asdict(choice), 'precision': 'fp32'})
+    planner.precision = choice.precision  # networks as small as this have no integers
+    planner.plan([1.0, 0.0, 0.5])
+    assert planner.trace().choice == choice
+    assert Trace.arrived(*planner.trace().travelling()).choice == choice
+
+
+def test_what_is_made_again_surprises_nobody(bundle):
+    """The plan before it was another one; what that foresaw says nothing about this."""
+    planner = Planner(bundle)
+    planner.plan([1.0, 0.0, 0.5])
+    trace = planner.trace()
+    planner.plan([-1.0, 0.0, 0.5])
+    assert np.isnan(planner.repeat(trace).residual)
+
+
+def test_plans_that_are_no_numbers_compare(bag, bundle):
+    first, second, *_ = read(bag).ticks
+    lost = replace(second, action=np.full_like(second.action, np.nan))
+    for ticks in ((first, lost), (lost, first)):
+        result, = replay(recording.Recording(ticks, {}), [bundle])
+        assert result.equal == 1 and result.difference == np.inf
+        assert json.loads(json.dumps(result.to_json(), allow_nan=False))['equal'] == 1
+    never = replace(first, mean=np.full_like(first.mean, np.nan))
+    planner = Planner(bundle, **asdict(first.choice))
+    never = replace(never, action=planner.repeat(never).action)
+    result, = replay(recording.Recording((never,), {}), [bundle])
+    assert (result.equal, result.difference) == (1, 0.0)
 
 
 def test_a_plan_of_another_planner_is_refused(of_a_robot, bundle, four_parts):
@@ -160,6 +203,9 @@ def test_a_plan_of_another_planner_is_refused(of_a_robot, bundle, four_parts):
     with pytest.raises(ConfigError, match=r'refinements of \[7, 7\] samples'):
         Planner(bundle, samples=16, iterations=2, horizon=1).repeat(
             replace(trace, samples=(7, 7)))
+    with pytest.raises(ConfigError, match=r'refinements of \[16, 16, 16\] samples'):
+        Planner(bundle, samples=16, iterations=2, horizon=1).repeat(
+            replace(trace, samples=(16, 16, 16)))
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, 2**128 - 1), st.booleans(),
@@ -170,21 +216,30 @@ def test_a_state_of_the_noise_goes_through_numbers(state, inc, has, word):
     assert state_of(tuple(int(float(x)) for x in words(whole))) == whole
 
 
-@pytest.mark.parametrize('change', [
-    lambda names, sizes, numbers: (names[1:], sizes[1:], numbers[sizes[0]:]),
-    lambda names, sizes, numbers: (names, sizes, numbers[:-1]),
-    lambda names, sizes, numbers: (names, [sizes[0] - 1, sizes[1] + 1, *sizes[2:]], numbers),
-    lambda names, sizes, numbers: (names, sizes, [0.5, *numbers[1:]]),
-    lambda names, sizes, numbers: (names, sizes, [-1.0, *numbers[1:]]),
-    lambda names, sizes, numbers: (names, sizes, [float('nan'), *numbers[1:]]),
-    lambda names, sizes, numbers: (names, sizes, [*numbers[:4], 9.0, *numbers[5:]]),
-    lambda names, sizes, numbers: ([], [], []),
-])
-def test_what_is_no_trace_is_said(bag, change, four_parts):
-    sections = read(bag).ticks[0].sections()
-    names, sizes = [n for n, _ in sections], [len(v) for _, v in sections]
+@pytest.mark.parametrize('at, value', [
+    (0, 2.0), (1, 0.5), (1, -1.0), (1, np.nan), (1, np.inf), (1, 1e12), (4, 0.0), (4, 4096.0),
+    (5, 9.0), (3, 3.0), (1, 1.0), (2, 1.0), ('noise', 2.0**32), ('has', 2.0)])
+def test_numbers_that_are_no_trace_are_refused(bag, at, value, four_parts):
+    dimensions, numbers = read(bag).ticks[0].travelling()
+    sizes = dict(dimensions)
+    before = sizes['planner'] + sizes['observation'] + sizes['mean']
+    numbers[{'noise': before, 'has': before + 8}.get(at, at)] = value
     with pytest.raises(AgentError, match='a trace of a plan was read') as error:
-        Trace.of('x', *change(names, sizes, [x for _, v in sections for x in v]))
+        Trace.arrived(dimensions, numbers)
+    four_parts(error)
+
+
+@pytest.mark.parametrize('change', [
+    lambda d, n: ([d[0], *d[2:]], n[d[1][1]:]),
+    lambda d, n: (d, n[:-1]),
+    lambda d, n: ([d[0], (d[1][0], d[1][1] - 1), (d[2][0], d[2][1] + 1), *d[3:]], n),
+    lambda d, n: ([*d[:3], ('mean', d[3][1] + 1), *d[4:]], [*n[:9], 0.0, *n[9:]]),
+    lambda d, n: ([], []),
+])
+def test_sections_that_are_no_trace_are_refused(bag, change, four_parts):
+    trace = read(bag).ticks[0]
+    with pytest.raises(AgentError, match='a trace of a plan was read') as error:
+        Trace.arrived(*change(*trace.travelling()))
     four_parts(error)
 
 
@@ -229,18 +284,19 @@ def broken(path):
     (path / 'run.mcap').write_bytes(b'not a bag')
 
 
-def without_plans(path):
+def with_topic(path, topic):
     with BagWriter(path) as bag:
-        bag.number('/reward', 10**18, 1.0)
+        bag.numbers(topic, 10**18, [1.0])
 
 
 @pytest.mark.parametrize('make, said', [
-    (lambda path, bag: None, 'no such folder'),
-    (lambda path, bag: broken(path), 'cannot be read'),
-    (lambda path, bag: without_plans(path), "no messages on 'trace'"),
+    (lambda path: None, 'no such folder'),
+    (lambda path: broken(path), 'cannot be read'),
+    (lambda path: with_topic(path, '/command'), 'earlier versions do not publish it'),
+    (lambda path: with_topic(path, '/controller/trace'), 'record a controller that plans'),
 ])
-def test_bags_that_cannot_be_read(tmp_path, bag, make, said, four_parts):
-    make(tmp_path / 'x', bag)
+def test_bags_that_cannot_be_read(tmp_path, make, said, four_parts):
+    make(tmp_path / 'x')
     with pytest.raises(AgentError, match=said) as error:
         read(tmp_path / 'x')
     four_parts(error)

@@ -19,7 +19,7 @@ _FUNCTIONS = {None: float, 'cos': math.cos, 'sin': math.sin}
 
 
 class JointStates(Protocol):
-    """The fields of a sensor_msgs/JointState, from rclpy or from a recording."""
+    """The fields of a sensor_msgs/JointState."""
 
     name: Sequence[str]
     position: Sequence[float]

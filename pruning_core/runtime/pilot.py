@@ -49,7 +49,7 @@ class Steered(NamedTuple):
         reward: the model's, of the first planned step; NaN without a plan.
         share: of recent windows in which V decreased; NaN where it is not measurable.
         slew_s: by how much the ticks to come should move, to begin `phase_s` after observations.
-        trace: what the plan came from; None without a plan.
+        trace: tells what the plan came from, until the next tick; None without a plan.
     """
 
     decision: Decision
@@ -58,7 +58,7 @@ class Steered(NamedTuple):
     reward: float
     share: float
     slew_s: float
-    trace: Trace | None = None
+    trace: Callable[[], Trace] | None = None
 
 
 class Pilot:
@@ -188,7 +188,7 @@ class Pilot:
                 values.tolist(), command=decision.command.tolist(), residual=plan.residual).share
         return Steered(decision, compute, age, plan.reward if plan else math.nan, self._share,
                        self._off_phase(tick, age),
-                       None if plan is None else model.planner.trace())
+                       None if plan is None else model.planner.trace)
 
     def send_safe(self) -> None:
         """Send the command that a robot can live with when nobody steers it."""

@@ -21,8 +21,9 @@ from pruning_core.errors import AgentError, explain
 from pruning_core.runtime.choice import PRECISIONS, Choice
 
 Array = npt.NDArray[np.float64]
-_SECTIONS = ('planner', 'observation', 'mean', 'noise', 'samples', 'action', 'compute_s')
-_WORDS = 4  # of 32 bits in each of the two numbers of PCG64; a float64 holds one exactly
+SECTIONS = ('planner', 'observation', 'mean', 'noise', 'samples', 'action', 'compute_s')
+_FORMAT = 1  # rises when the same numbers would be planned differently
+_WORDS, _BITS = 4, 32  # of each of the two numbers of PCG64; a float64 holds a word exactly
 
 
 @dataclass(frozen=True)
@@ -50,51 +51,59 @@ class Trace:
     action: Array
     compute_s: float
 
-    def sections(self) -> list[tuple[str, list[float]]]:
-        """Return names and numbers, in the order in which they travel."""
+    def travelling(self) -> tuple[list[tuple[str, int]], list[float]]:
+        """Return the dimensions of a message, labels and sizes, and its numbers.
+
+        The first dimension is the whole, labelled with the hash of the model; the others are the
+        sections, one after the other.
+        """
         c = self.choice
-        numbers: tuple[Sequence[float] | Array, ...] = (
-            [c.samples, c.iterations, c.horizon, c.threads, PRECISIONS.index(c.precision)],
+        sections: tuple[Sequence[float] | Array, ...] = (
+            [_FORMAT, c.samples, c.iterations, c.horizon, c.threads,
+             PRECISIONS.index(c.precision)],
             self.observation, self.mean.ravel(), self.noise, self.samples, self.action,
             [self.compute_s])
-        return [(name, [float(x) for x in values])
-                for name, values in zip(_SECTIONS, numbers, strict=True)]
+        numbers = [float(x) for values in sections for x in values]
+        return [(self.model, len(numbers)),
+                *((n, len(values)) for n, values in zip(SECTIONS, sections, strict=True))], numbers
 
     @classmethod
-    def of(cls, model: str, names: Sequence[str], sizes: Sequence[int], numbers: Any) -> Trace:
-        """Put a trace together again.
-
-        Args:
-            model: hash of the bundle.
-            names: of the sections.
-            sizes: how many numbers each has.
-            numbers: of all of them, (N,).
+    def arrived(cls, dimensions: Sequence[tuple[str, int]], numbers: npt.ArrayLike) -> Trace:
+        """Put together again what `travelling` returned.
 
         Raises:
             AgentError: this is no trace.
         """
         values = np.asarray(numbers, float).ravel()
-        if tuple(names) != _SECTIONS or min(sizes) < 0 or sum(sizes) != len(values):
-            raise _no_trace(f'{len(values)} numbers in sections of {list(sizes)}, '
+        names, sizes = [n for n, _ in dimensions[1:]], [s for _, s in dimensions[1:]]
+        if tuple(names) != SECTIONS or min(sizes) < 0 or sum(sizes) != len(values):
+            raise _no_trace(f'{len(values)} numbers in sections of {sizes}, '
                             f'named {", ".join(names) or "nothing"}')
         part = dict(zip(names, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
-        actions = len(part['action'])
         whole = np.concatenate([part[n] for n in ('planner', 'noise', 'samples')])
-        if (len(part['planner']) != 5 or len(part['noise']) != 2 * _WORDS + 2 or not actions
-                or len(part['mean']) % actions or len(part['compute_s']) != 1
-                or not np.array_equal(whole, np.floor(whole)) or whole.min() < 0
-                or part['planner'][4] >= len(PRECISIONS)):
-            raise _no_trace('numbers that are none of a planner, or sections of other sizes')
-        samples, iterations, horizon, threads, precision = (int(x) for x in part['planner'])
-        return cls(model, Choice(samples, iterations, horizon, threads, PRECISIONS[precision]),
-                   part['observation'], part['mean'].reshape(-1, actions),
-                   tuple(int(x) for x in part['noise']), tuple(int(x) for x in part['samples']),
-                   part['action'], float(part['compute_s'][0]))
+        if (not (np.isfinite(whole).all() and np.array_equal(whole, np.floor(whole))
+                 and whole.min() >= 0 and whole.max() < 2**_BITS)
+                or len(part['planner']) != 6 or len(part['noise']) != 2 * _WORDS + 2
+                or len(part['compute_s']) != 1):
+            raise _no_trace('numbers that are none of a planner')
+        form, samples, iterations, horizon, threads, precision = map(int, part['planner'])
+        if form != _FORMAT:
+            raise _no_trace(f'format {form}, not {_FORMAT}')
+        done = tuple(int(x) for x in part['samples'])
+        if (precision >= len(PRECISIONS) or not 1 <= threads <= 1024 or not len(part['action'])
+                or len(part['mean']) != horizon * len(part['action']) or part['noise'][-2] > 1
+                or len(done) > iterations or not all(0 < n <= samples for n in done)):
+            raise _no_trace('settings, a plan and refinements that do not go together')
+        return cls(dimensions[0][0],
+                   Choice(samples, iterations, horizon, threads, PRECISIONS[precision]),
+                   part['observation'], part['mean'].reshape(horizon, -1),
+                   tuple(int(x) for x in part['noise']), done, part['action'],
+                   float(part['compute_s'][0]))
 
 
 def words(state: Mapping[str, Any]) -> tuple[int, ...]:
     """Return a state of numpy's PCG64 (`bit_generator.state`) as ten numbers below 2**32."""
-    return (*(state['state'][name] >> 32 * i & 0xffffffff
+    return (*(state['state'][name] >> _BITS * i & 2**_BITS - 1
               for name in ('state', 'inc') for i in range(_WORDS)),
             state['has_uint32'], state['uinteger'])
 
@@ -102,7 +111,7 @@ def words(state: Mapping[str, Any]) -> tuple[int, ...]:
 def state_of(noise: Sequence[int]) -> dict[str, Any]:
     """Return what `words` was made of."""
     def number(at: int) -> int:
-        return sum(int(word) << 32 * i for i, word in enumerate(noise[at:at + _WORDS]))
+        return sum(int(word) << _BITS * i for i, word in enumerate(noise[at:at + _WORDS]))
 
     return {'bit_generator': 'PCG64', 'state': {'state': number(0), 'inc': number(_WORDS)},
             'has_uint32': int(noise[-2]), 'uinteger': int(noise[-1])}
@@ -110,6 +119,6 @@ def state_of(noise: Sequence[int]) -> dict[str, Any]:
 
 def _no_trace(found: str) -> AgentError:
     return AgentError(
-        explain('a trace of a plan was read', found, f'the sections {", ".join(_SECTIONS)}, as '
+        explain('a trace of a plan was read', found, f'the sections {", ".join(SECTIONS)}, as '
                 'this version publishes them on ~/trace',
                 'read the recording with the version that made it'))

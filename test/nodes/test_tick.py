@@ -66,7 +66,7 @@ def test_each_topic_carries_what_its_name_says(controller, monkeypatch):
     c = controller(publish_every=2)
     planner = c._desk.switch.active.planner
     planner.plan([1.0, 0.0, 0.0])
-    steered = Steered(None, 0.011, 0.022, -0.5, 0.75, 0.0, planner.trace())
+    steered = Steered(None, 0.011, 0.022, -0.5, 0.75, 0.0, planner.trace)
     monkeypatch.setattr(c._pilot, 'tick', lambda tick, wanted: steered)
     sent = []
     for name, publisher in c._metrics.items():
@@ -85,9 +85,7 @@ def test_each_topic_carries_what_its_name_says(controller, monkeypatch):
     assert not traces
     c._on_tick(Tick(4, 0, 0, 0, 0.05))
     (message,) = traces
-    label, *sections = message.layout.dim
-    found = Trace.of(label.label, [d.label for d in sections], [d.size for d in sections],
-                     message.data)
+    found = Trace.arrived([(d.label, d.size) for d in message.layout.dim], message.data)
     assert planner.repeat(found).action.tolist() == found.action.tolist()
     assert found.model == planner.hash
     monkeypatch.setattr(c._pilot, 'tick', lambda tick, wanted: steered._replace(trace=None))

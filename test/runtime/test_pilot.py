@@ -215,7 +215,7 @@ def test_stability_is_that_of_ticks_with_a_plan(cockpit):
 def test_a_tick_says_what_its_plan_came_from(cockpit):
     c = cockpit()
     c.see()
-    assert [c.tick().trace, c.tick().trace] == ['of plan 1', 'of plan 2']
+    assert [c.tick().trace(), c.tick().trace()] == ['of plan 1', 'of plan 2']
     c.first.planner.next = RuntimeError('broken')
     assert c.tick().trace is None, 'it planned, and there is no plan'
     c.now += 1.0
