@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import NumpyPlan, ReferencePlan, compiled, eager, published
+from products import Products
 from returns import AGENT, FOLDER, LIGHT, RESULT, say
 from torch import nn
 
@@ -87,15 +88,22 @@ class Planned:
 
 
 def floors(seconds: float) -> dict[str, dict[str, float]]:
-    """Median of a full plan over its floor, at every width, and both in ms."""
+    """Median of a full plan over its floor, at every width, and both in ms.
+
+    `products` is the same ratio for hidden layers of that width alone.
+    """
     work = {w: Planned(exported(cut_to(w))) for w in WIDTHS}
-    timings, rates = time_together({str(w): p for w, p in work.items()}, seconds)
+    alone = {w: Products(w) for w in WIDTHS}
+    timings, rates = time_together({**{f'{w}': p for w, p in work.items()},
+                                    **{f'{w} alone': p for w, p in alone.items()}}, seconds)
     result = {}
     for width, planned in work.items():
-        floor_s = of_planner(planned.planner) / rates[str(width)]
-        p50_s = timings[str(width)].p50_s
-        result[str(width)] = {'ms': 1e3 * p50_s, 'floor_ms': 1e3 * floor_s,
-                              'ratio': p50_s / floor_s}
+        name, layers_alone = f'{width}', f'{width} alone'
+        floor_s = of_planner(planned.planner) / rates[name]
+        products_s = alone[width].operations / rates[layers_alone]
+        result[name] = {'ms': 1e3 * timings[name].p50_s, 'floor_ms': 1e3 * floor_s,
+                        'ratio': timings[name].p50_s / floor_s,
+                        'products': timings[layers_alone].p50_s / products_s}
     return result
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import performance_page as page  # noqa: E402
 def test_the_page_agrees_with_the_results():
     text = page.PAGE.read_text()
     assert page.filled(text, page.results()) == text, 'run: python tools/performance_page.py'
-    assert text.count('<!-- printed: ') == len(page.results()) and '<!-- rows: floors' in text
+    assert set(re.findall('<!-- ((?:printed|rows): .*?) -->', text)) == {
+        *(f'printed: {name}' for name in page.PROGRAMS), 'rows: planner', 'rows: floors_avx2'}
 
 
 def test_the_returns_of_the_page_are_those_that_are_kept():
@@ -35,8 +37,9 @@ def test_summaries_come_from_the_rest():
 
 
 def test_floors_are_a_table():
-    assert page.floors({'64': {'floor_ms': 7.2, 'ms': 9.0, 'ratio': 1.25}}).splitlines()[2:] == [
-        '| 64 | 7.20 | 9.00 | 1.25 | 1.45 |']
+    found = {'floor_ms': 7.2, 'ms': 9.0, 'ratio': 1.25}
+    assert page.floors({'64': found, '32': {**found, 'products': 1.1}}).splitlines()[2:] == [
+        '| 64 | 7.20 | 9.00 | 1.25 | 1.45 |  |', '| 32 | 7.20 | 9.00 | 1.25 | 1.90 | 1.10 |']
 
 
 def test_a_block_of_something_else():

@@ -6,8 +6,9 @@
     .venv/bin/python benchmarks/growth.py --json docs/studies/growth.json
     python tools/performance_page.py            # --check: do the page and the results agree?
 
-What a benchmark prints stands below `<!-- printed: NAME -->`, the table of floors below
-`<!-- rows: floors -->`. No number in them is typed by hand.
+What a benchmark prints stands below `<!-- printed: NAME -->`, tables of floors below
+`<!-- rows: NAME -->`: `planner` of the run that is printed, another one kept of another processor.
+No number in them is typed by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))  # programs there import each other
 
 PAGE = ROOT / 'docs' / 'performance.md'
 _PRINTED = re.compile(r'<!-- printed: (\w+) -->\n```\n.*?```\n', re.DOTALL)
-_FLOORS = re.compile(r'<!-- rows: floors -->\n(?:\|.*\n)*')
+_FLOORS = re.compile(r'<!-- rows: (\w+) -->\n(?:\|.*\n)*')
 PROGRAMS = {name: importlib.import_module(name) for name in ('planner', 'growth')}
 
 
@@ -45,21 +46,27 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
     text = _PRINTED.sub(block, text)
     return _FLOORS.sub(
-        lambda _: f"<!-- rows: floors -->\n{floors(results['planner']['floors'])}", text)
+        lambda match: f"{match[0].splitlines()[0]}\n{floors(results[match[1]]['floors'])}", text)
 
 
 def floors(found: Mapping[str, Mapping[str, float]]) -> str:
     """One line per width."""
     aims = PROGRAMS['planner'].TARGETS
     rows = [f"| {width} | {f['floor_ms']:.2f} | {f['ms']:.2f} | {f['ratio']:.2f} "
-            f'| {aims[int(width)]:.2f} |' for width, f in found.items()]
-    return '\n'.join(['| width | floor ms | plan ms | ratio | was to be at most |',
-                      '|---|---|---|---|---|', *rows]) + '\n'
+            f'| {aims[int(width)]:.2f} | {_known(f.get("products"))} |'
+            for width, f in found.items()]
+    return '\n'.join(['| width | floor ms | plan ms | ratio | at most | products alone |',
+                      '|---|---|---|---|---|---|', *rows]) + '\n'
+
+
+def _known(ratio: float | None) -> str:
+    return '' if ratio is None else f'{ratio:.2f}'
 
 
 def results() -> dict[str, dict[str, Any]]:
     """What is kept of the benchmarks."""
-    return {name: json.loads((STUDIES / f'{name}.json').read_text()) for name in PROGRAMS}
+    return {name: json.loads((STUDIES / f'{name}.json').read_text())
+            for name in (*PROGRAMS, 'floors_avx2')}
 
 
 if __name__ == '__main__':
