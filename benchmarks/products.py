@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hidden layers alone, one after the other: how fast onnxruntime multiplies at a width.
 
-The floor of a planner is reckoned with the rate of wide products. Narrow ones do not reach it; this
-says what is lost to that before the first other node of a planner is counted.
+The floor of a planner is reckoned with the rate of wide products, which narrow ones do not reach.
+This says what is lost to that before the first other node of a planner is counted.
 """
 
 from __future__ import annotations
