@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig
 from pruning_core.planner import SeededNoise, TorchPlanner, plan_start, plan_step
+
+OBSERVATION = torch.tensor([[0.6, 0.8, 0.1]])  # scaled, of the pendulum
 
 
 class ReferencePlan:
@@ -82,12 +85,18 @@ class ReferencePlan:
         return elite_actions[0, pick].clamp(-1, 1)
 
 
-def published(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise: float
-              ) -> ReferencePlan:
-    """The reference's plan with the reference's activation."""
-    return ReferencePlan(nn.ModuleDict({
+def settings_of(run: Run) -> tuple[PlannerConfig, float, float]:
+    """What every planner here is made with, beside the modules."""
+    return run.config.planner, run.config.agent.discount, run.config.agent.policy_noise
+
+
+def reference(run: Run) -> Callable[[], Tensor]:
+    """The reference's plan of an agent, with the reference's activation."""
+    as_published = nn.ModuleDict({
         name: nn.Sequential(*(nn.ELU() if isinstance(m, nn.ReLU) else m for m in module))
-        for name, module in net.items()}), c, discount, policy_noise)
+        for name, module in run.agent.components.items()})
+    planner = ReferencePlan(as_published, *settings_of(run))
+    return lambda: planner.plan(OBSERVATION)
 
 
 def eager(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise: float

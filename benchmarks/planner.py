@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import NumpyPlan, ReferencePlan, compiled, eager, published
+from peers import OBSERVATION, NumpyPlan, ReferencePlan, compiled, eager, reference, settings_of
 from products import Products
 from returns import AGENT, FOLDER, LIGHT, RESULT, say
 from torch import nn
@@ -141,22 +141,20 @@ def predictions(runs: Mapping[str, Run]) -> dict[str, float]:
 
 def peers(run: Run, with_compile: bool) -> dict[str, Callable[[], object]]:
     """The dense agent planned by others."""
-    c, net = run.config.planner, run.agent.components
-    settings = (c, run.config.agent.discount, run.config.agent.policy_noise)
-    observation = torch.tensor([[0.6, 0.8, 0.1]])
-    reference, relu = published(net, *settings), ReferencePlan(net, *settings)
+    net, settings = run.agent.components, settings_of(run)
+    relu = ReferencePlan(net, *settings)
     plain, plain_numpy = eager(net, *settings), NumpyPlan(net, *settings)
     work: dict[str, Callable[[], object]] = {
-        REFERENCE: lambda: reference.plan(observation),
-        'reference in torch, ReLU': lambda: relu.plan(observation),
-        'torch, eager': lambda: plain(observation),
-        'numpy': lambda: plain_numpy.plan(observation.numpy())}
+        REFERENCE: reference(run),
+        'reference in torch, ReLU': lambda: relu.plan(OBSERVATION),
+        'torch, eager': lambda: plain(OBSERVATION),
+        'numpy': lambda: plain_numpy.plan(OBSERVATION.numpy())}
     if with_compile:
         fast = compiled(net, *settings)
         say('compiling')
         try:
-            fast(observation)
-            work['torch.compile'] = lambda: fast(observation)
+            fast(OBSERVATION)
+            work['torch.compile'] = lambda: fast(OBSERVATION)
         except Exception as error:  # needs a C++ compiler; whatever it raises, the rest goes on
             say(f'torch.compile is left out: {str(error).strip().splitlines()[0][:100]}')
     return work

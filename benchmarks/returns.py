@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from closed_loop import identity, returns
-from peers import published
+from peers import reference
 
 from pruning_core import checkpoint, zoo
 from pruning_core.checkpoint import Run
@@ -144,11 +144,8 @@ def chosen(file: Path, bundle: Bundle, name: str, dense: Run) -> tuple[dict[str,
             return known['choice'], known['choice_ms']
     say('fitting')
     torch.set_num_threads(1)
-    reference = published(dense.agent.components, dense.config.planner,
-                          dense.config.agent.discount, dense.config.agent.policy_noise)
-    observation = torch.tensor([[0.6, 0.8, 0.1]])
-    timed, _ = time_together({'': lambda: reference.plan(observation)}, 10.0)
-    allowed_s = FITTED_SHARE * timed[''].p50_s
+    timed, _ = time_together({'reference': reference(dense)}, 10.0)
+    allowed_s = FITTED_SHARE * timed['reference'].p50_s
     choice = fit(bundle, period_s=allowed_s, share=1.0, told=for_people()).choice
     return dataclasses.asdict(choice), round(1e3 * allowed_s, 3)
 

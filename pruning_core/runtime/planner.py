@@ -323,15 +323,14 @@ class Planner:
         self._mean[:-1] = self._mean[1:]  # the last plan, moved on by one decision
         self._mean[-1] = 0
         self._std[:] = s.max_std
-        value, done, samples = float(self._policy_values[0]), 0, 0
-        used: set[int] = set()
+        value, done = float(self._policy_values[0]), self._done
         now = self._clock()
-        while done < s.iterations:
+        while len(done) < s.iterations:
             size = self._sizes[0]
             if again is not None:
-                if done == len(again):
+                if len(done) == len(again):
                     break
-                size = again[done]
+                size = again[len(done)]
             elif budget_s is not None:
                 left = budget_s - (now - began) - self._last.expected_s
                 fits = next((x for x in self._sizes if self._expected(x) <= left), None)
@@ -342,19 +341,16 @@ class Planner:
             size.graph.run()
             self._mean[:], self._std[:] = self._next_mean, self._next_std
             value = float(size.values[0])
-            done += 1
-            samples += size.samples
-            self._done.append(size.samples)
+            done.append(size.samples)
             before, now = now, self._clock()
             factor = size.pace.observe(now - before)
-            used.add(size.samples)
             for other in self._sizes:
                 if factor > 1 and other is not size:
                     other.pace.slow(factor)
         for size in self._sizes:
-            if size.samples not in used:
+            if size.samples not in done:
                 size.pace.rest()
-        if done == 0:
+        if not done:
             self._mean[:] = self._policy_actions[:, 0]
         # One plan that is not finite must not spoil all later ones through the warm start.
         np.clip(self._mean[0], -1, 1, out=self._action[0])
@@ -368,8 +364,9 @@ class Planner:
         self._compute_s = after - began
         scale = self.manifest.reward_scale
         return Plan(command, self._physical(self._policy_actions[0, 0]), value / scale,
-                    float(self._reward[0, 0]) / scale, done, samples, s.iterations - done,
-                    s.iterations * s.samples - samples, gap, self._compute_s)
+                    float(self._reward[0, 0]) / scale, len(done), sum(done),
+                    s.iterations - len(done), s.iterations * s.samples - sum(done), gap,
+                    self._compute_s)
 
     @property
     def mean(self) -> Array:
