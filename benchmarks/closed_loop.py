@@ -46,7 +46,10 @@ def episode(planner: Planner, env: EnvConfig, seed: int, *, policy_alone: bool =
     planner.reset(seed)
     total, done = 0.0, False
     while not done:
-        action = planner.plan(observation, 0.0 if policy_alone else None).action
+        if policy_alone:
+            action = planner.plan(observation, 0.0).policy_action
+        else:
+            action = planner.plan(observation).action
         for _ in range(env.action_repeat):
             observation, reward, terminated, truncated, _ = plant.step(action)
             total += float(reward)

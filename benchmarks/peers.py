@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig
-from pruning_core.planner import SeededNoise, TorchPlanner, plan_start, plan_step
+from pruning_core.planner import SeededNoise, TorchPlanner, best_plan, plan_start, plan_step
+from pruning_core.runtime.pushes import push_noise
 
 OBSERVATION = torch.tensor([[0.6, 0.8, 0.1]])  # scaled, of the pendulum
 
@@ -114,14 +115,16 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         dynamic=False)
     begin: Any = torch.compile(lambda o, noise: plan_start(net, o, noise, discount), dynamic=False)
     a = [m for m in net['policy'].modules() if isinstance(m, nn.Linear)][-1].out_features
+    pushes = torch.from_numpy(push_noise(c.horizon, c.pushes, a))[:, None]
 
     @torch.no_grad()
     def plan(observation: Tensor) -> Tensor:
-        start = begin(observation, policy_noise * torch.randn(c.horizon, 1, c.policy_samples, a))
+        drawn = policy_noise * torch.randn(c.horizon, 1, c.policy_samples, a)
+        start = begin(observation, torch.cat([drawn, pushes], dim=2))
         mean, std = torch.zeros(c.horizon, 1, a), torch.full((c.horizon, 1, a), c.max_std)
         for _ in range(c.iterations):
             mean, std = step(start, mean, std, torch.randn(c.horizon, 1, c.samples, a))
-        return mean[0]
+        return best_plan(net, start, mean, discount)[0]
 
     return plan
 
@@ -176,14 +179,15 @@ class NumpyPlan:
         """Plan for one scaled observation (1, O)."""
         c, a = self.c, self.actions
         z = self.apply('encoder', observation)
-        rolled, proposed = z.repeat(c.policy_samples, 0), []
-        for _ in range(c.horizon):
-            noise = self.rng.standard_normal((c.policy_samples, a), np.float32)
-            proposed.append(np.clip(self.apply('policy', rolled) + self.policy_noise * noise,
-                                    -1, 1))
+        drawn = self.policy_noise * self.rng.standard_normal(
+            (c.horizon, c.policy_samples, a), np.float32)
+        noise = np.concatenate([drawn, push_noise(c.horizon, c.pushes, a)], axis=1)
+        rolled, proposed = z.repeat(noise.shape[1], 0), []
+        for added in noise:
+            proposed.append(np.clip(self.apply('policy', rolled) + added, -1, 1))
             rolled = self.apply('dynamics', np.concatenate([rolled, proposed[-1]], axis=1))
         plans = np.stack(proposed)
-        values = self.value(z.repeat(c.policy_samples, 0), plans)
+        values = self.value(z.repeat(noise.shape[1], 0), plans)
         mean = np.zeros((c.horizon, a), np.float32)
         std = np.full((c.horizon, a), c.max_std, np.float32)
         for _ in range(c.iterations):
@@ -198,4 +202,6 @@ class NumpyPlan:
             spread = np.sqrt((weight * (actions[:, best] - centre[:, None]) ** 2).sum(1))
             std = np.clip(spread, c.min_std, c.max_std)
             mean = c.momentum * mean + (1 - c.momentum) * centre
-        return mean[0]
+        mean = np.clip(mean, -1, 1)
+        best = int(np.argmax(values))
+        return (mean if self.value(z, mean[:, None])[0] >= values[best] else plans[:, best])[0]

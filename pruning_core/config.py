@@ -22,6 +22,7 @@ from pruning_core.errors import ConfigError, explain, nearest
 
 ACTIVATIONS = ('relu', 'elu')
 MOST_SEED = 2**32 - 1
+MOST_PUSHES = 16
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp',
           'taylor', 'activation', 'ablation')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
@@ -153,6 +154,10 @@ class PlannerConfig:
     samples: int = 512
     # Plans proposed by the policy.
     policy_samples: int = 25
+    # Proposals that hold one action at a limit before the policy goes on, for 1, 2, 4, ...
+    # decisions: so many lengths, for each action and limit. The best of them and of the refined
+    # plan acts. With 0 there are none, and the refined plan acts, as in TD-MPC.
+    pushes: int = 3
     # Best plans that form the next mean and standard deviation.
     elites: int = 64
     # Refinements of the sampling distribution.
@@ -171,6 +176,8 @@ class PlannerConfig:
             _require(getattr(self, name) >= 1, f'planner.{name}', getattr(self, name), '1 or more')
         _require(self.elites <= self.samples + self.policy_samples, 'planner.elites', self.elites,
                  'at most samples + policy_samples')
+        _require(0 <= self.pushes <= MOST_PUSHES, 'planner.pushes', self.pushes,
+                 f'from 0 to {MOST_PUSHES}')
         _require(self.temperature >= 0, 'planner.temperature', self.temperature, '0 or more')
         _require(0 <= self.momentum < 1, 'planner.momentum', self.momentum, 'from 0 to below 1')
         _require(0 < self.min_std <= self.max_std, 'planner.min_std', self.min_std,

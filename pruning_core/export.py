@@ -44,6 +44,7 @@ from pruning_core.runtime.bundle import (
     write,
 )
 from pruning_core.runtime.planner import contract, short_horizon
+from pruning_core.runtime.pushes import proposals
 from pruning_core.runtime.weights import read
 from pruning_core.stability import candidate
 
@@ -136,7 +137,8 @@ def prepare(run: Run) -> tuple[dict[str, bytes], Manifest, Parity]:
     integers = {} if parity.integers is None else {
         'parity_int8': dataclasses.asdict(parity.integers)}
     p, dense = config.planner, run.lineage.get('dense', {})
-    macs = count_plan_macs(agent.widths, p.horizon, p.samples, p.policy_samples, p.iterations)
+    macs = count_plan_macs(agent.widths, p.horizon, p.samples,
+                           proposals(p, agent.widths.actions), p.iterations)
     parameters = count_parameters(agent.components)
     manifest = Manifest(
         env_id=spec.id, period_s=spec.period_s,

@@ -40,6 +40,7 @@ from pruning_core.runtime.bound import BoundGraph, session
 from pruning_core.runtime.bundle import Bundle, in_memory
 from pruning_core.runtime.fit import machine
 from pruning_core.runtime.planner import Planner
+from pruning_core.runtime.pushes import proposals
 from pruning_core.surgery import apply
 
 _SIZES = (1, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -149,7 +150,7 @@ def layers_time(layers: Mapping[str, Sequence[tuple[int, int]]], p: PlannerConfi
         layers: (inputs, outputs) of every matrix of every component, in order.
         p: the planner.
         sampled: table for the sampled plans.
-        proposed: table for the policy's.
+        proposed: table for the proposed ones.
     """
     def component(name: str, table: LayerTable, first: bool = False) -> float:
         # At the first step all plans share their latent: little is left of the first layer.
@@ -222,7 +223,7 @@ def predictor(run: Run, groups: Sequence[Group], threads: int = 1, progress: Pro
     layers = layers_kept(groups, {})
     largest = max(n for sizes in layers.values() for size in sizes for n in size)
     tables = [layer_table(rows, largest, threads, progress)
-              for rows in (p.samples, p.policy_samples)]
+              for rows in (p.samples, proposals(p, run.agent.widths.actions))]
     widths = run.agent.widths
     eights: Any = {name: tuple(8 for _ in getattr(widths, name)) for name in COMPONENTS}
     small = dataclasses.replace(widths, latent=8, **eights)

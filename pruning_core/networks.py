@@ -152,11 +152,12 @@ def count_parameters(components: nn.ModuleDict) -> int:
     return sum(p.numel() for p in components.parameters())
 
 
-def count_plan_macs(widths: Widths, horizon: int, samples: int, policy_samples: int,
+def count_plan_macs(widths: Widths, horizon: int, samples: int, proposed: int,
                     iterations: int) -> int:
     """Multiply-accumulates of one plan: H dynamics and reward steps, a policy and two Q each.
 
-    The policy's own plans are rolled out and valued once, sampled plans in every iteration.
+    Proposed plans are rolled out and valued once (`runtime.pushes.proposals`), sampled plans in
+    every iteration.
     """
     z, a = widths.latent, widths.actions
 
@@ -168,5 +169,5 @@ def count_plan_macs(widths: Widths, horizon: int, samples: int, policy_samples: 
     policy = mlp((z, *widths.policy, a))
     end = policy + mlp((z + a, *widths.q1, 1)) + mlp((z + a, *widths.q2, 1))
     sampled = iterations * samples * (horizon * step + end)
-    proposed = policy_samples * (horizon * (step + policy) + end)
-    return encoder + sampled + proposed
+    proposing = proposed * (horizon * (step + policy) + end)
+    return encoder + sampled + proposing

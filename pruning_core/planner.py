@@ -9,8 +9,10 @@ the same two functions that `runtime.planner` runs as ONNX, with the noise passe
 Letters: E environments, H horizon, N sampled plans, P plans of the policy, K elites, A actions,
 Z latent channels.
 
-Deviation: TD-MPC acts with the first action of one elite drawn by weight; here the weighted mean
+Deviations: TD-MPC acts with the first action of one elite drawn by weight; here the weighted mean
 acts, which is what the mean converges to and leaves no second source of noise in a control loop.
+With `planner.pushes` plans are proposed that push, beside those of the policy (`runtime.pushes`),
+and a proposal acts where it is worth more than that mean (`best_plan`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_core.config import PlannerConfig
+from pruning_core.runtime.pushes import push_noise
 
 
 class Start(NamedTuple):
@@ -120,6 +123,26 @@ def plan_step(components: nn.ModuleDict, start: Start, mean: Tensor, std: Tensor
                 spread.clamp(config.min_std, config.max_std), elites, best)
 
 
+def best_plan(components: nn.ModuleDict, start: Start, mean: Tensor, discount: float) -> Tensor:
+    """The refined plan, or the best proposal where that is better.
+
+    Args:
+        components: the agent's modules.
+        start: from `plan_start`.
+        mean: (H, E, A) the refined plans.
+        discount: per-decision factor.
+
+    Returns:
+        (H, E, A), in [-1, 1].
+    """
+    mean = mean.clamp(-1, 1)
+    value = plan_values(components, start.latent.unsqueeze(1), mean.unsqueeze(2), discount)
+    values = torch.cat([value, start.policy_values], dim=1)  # (E, 1 + P)
+    plans = torch.cat([mean.unsqueeze(2), start.policy_actions], dim=2)
+    index = values.argmax(1)[None, :, None, None].expand(len(plans), -1, 1, plans.shape[-1])
+    return plans.gather(2, index).squeeze(2)
+
+
 class SeededNoise:
     """Standard normal numbers from one generator per environment.
 
@@ -177,8 +200,10 @@ class TorchPlanner:
         c, environments = self.config, len(observation)
         actions = next(m for m in reversed(list(self.components['policy'].modules()))
                        if isinstance(m, nn.Linear)).out_features
-        noise = self.policy_noise * self.noise(c.horizon, c.policy_samples, actions)
-        noise[:, :, 0] = 0
+        drawn = self.policy_noise * self.noise(c.horizon, c.policy_samples, actions)
+        drawn[:, :, 0] = 0
+        pushes = torch.from_numpy(push_noise(c.horizon, c.pushes, actions))
+        noise = torch.cat([drawn, pushes[:, None].expand(-1, environments, -1, -1)], dim=2)
         start = plan_start(self.components, observation, noise, self.discount)
         mean = torch.zeros(c.horizon, environments, actions)
         if self._mean is not None and self._mean.shape == mean.shape:
@@ -187,5 +212,7 @@ class TorchPlanner:
         for _ in range(c.iterations):
             noise = self.noise(c.horizon, c.samples, actions)
             mean, std, _, _ = plan_step(self.components, start, mean, std, noise, c, self.discount)
+        if c.pushes:
+            mean = best_plan(self.components, start, mean, self.discount)
         self._mean = mean
         return mean[0].clone()

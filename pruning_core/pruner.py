@@ -33,6 +33,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
+from pruning_core.runtime.pushes import proposals
 from pruning_core.stability_gate import TABLE as FAILING_STATES
 from pruning_core.stability_gate import leave_failures, require_plant
 from pruning_core.steps import shrink_in_steps
@@ -188,8 +189,8 @@ def _dense_facts(run: Run) -> dict[str, int]:
         return known
     p = run.config.planner
     return {'parameters': count_parameters(run.agent.components),
-            'macs': count_plan_macs(run.agent.widths, p.horizon, p.samples, p.policy_samples,
-                                    p.iterations)}
+            'macs': count_plan_macs(run.agent.widths, p.horizon, p.samples,
+                                    proposals(p, run.agent.widths.actions), p.iterations)}
 
 
 def _reference(run: Run, seeds: tuple[int, ...], planner: PlannerConfig, progress: Progress

@@ -195,7 +195,9 @@ class Trainer:
         plan = self.agent.policy
         if t.collect_samples:
             cheap = c.planner.scaled(t.collect_samples, t.collect_iterations)
-            cheap = dataclasses.replace(cheap, horizon=t.collect_horizon or cheap.horizon)
+            # Without pushes: what explores less teaches less.
+            cheap = dataclasses.replace(cheap, horizon=t.collect_horizon or cheap.horizon,
+                                        pushes=0)
             plan = self.agent.planner(cheap, self.noise).plan
         observation = self.env.reset(_episode_seed(t.seed, self.episode))
         observations: list[npt.NDArray[np.float32]] = [observation]

@@ -114,8 +114,8 @@ def test_macs_of_a_plan():
     reward = 7 * 17 + 17 * 19 + 19 * 1
     q1, q2 = 7 * 23 + 23 * 29 + 29, 7 * 31 + 31 * 37 + 37
     policy = 5 * 41 + 41 * 43 + 43 * 2
-    plans = 4 * 10 + 3  # four iterations of ten samples, three plans of the policy
-    assert count_plan_macs(ODD, horizon=2, samples=10, policy_samples=3, iterations=4) == (
+    plans = 4 * 10 + 3  # four iterations of ten samples, three proposals
+    assert count_plan_macs(ODD, horizon=2, samples=10, proposed=3, iterations=4) == (
         encoder + plans * (2 * (dynamics + reward) + policy + q1 + q2) + 3 * 2 * policy)
 
 

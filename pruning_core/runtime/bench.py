@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from pruning_core.runtime.bundle import PROBES, WEIGHTS, Bundle
 from pruning_core.runtime.planner import Planner, horizons, precisions
+from pruning_core.runtime.pushes import proposals
 from pruning_core.runtime.weights import read
 
 Array = npt.NDArray[np.float32]
@@ -102,12 +103,12 @@ class MatrixRate:
         return done * 2 * _ROWS * _INNER * _COLUMNS / now
 
 
-def operations(widths: Mapping[str, Any], horizon: int, samples: int, policy_samples: int,
+def operations(widths: Mapping[str, Any], horizon: int, samples: int, proposed: int,
                iterations: int) -> float:
     """Floating-point operations of one plan: two for each multiply-add.
 
-    H dynamics and reward steps, a policy and two values for each plan; those of the policy are
-    valued once, sampled ones in each iteration.
+    H dynamics and reward steps, a policy and two values for each plan; those that are proposed
+    are valued once (`pushes.proposals`), sampled ones in each iteration.
     """
     z, a = widths['latent'], widths['actions']
 
@@ -118,16 +119,20 @@ def operations(widths: Mapping[str, Any], horizon: int, samples: int, policy_sam
     policy = mlp(z, *widths['policy'], a)
     end = policy + mlp(z + a, *widths['q1'], 1) + mlp(z + a, *widths['q2'], 1)
     sampled = iterations * samples * (horizon * step + end)
-    proposed = policy_samples * (horizon * (step + policy) + end)
+    proposing = proposed * (horizon * (step + policy) + end)
     encoder = mlp(widths['observations'], *widths['encoder'], z)
-    return 2.0 * (encoder + sampled + proposed)
+    return 2.0 * (encoder + sampled + proposing)
 
 
 def of_planner(planner: Planner) -> float:
     """Floating-point operations of one full plan of a planner."""
     s = planner.settings
-    return operations(planner.manifest.widths, s.horizon, s.samples, s.policy_samples,
+    return operations(planner.manifest.widths, s.horizon, s.samples, _proposed(planner),
                       s.iterations)
+
+
+def _proposed(planner: Planner) -> int:
+    return proposals(planner.settings, len(planner.manifest.action.names))
 
 
 def time_together(work: Mapping[str, Callable[[], object]], seconds: float, least: int = 15
@@ -186,11 +191,11 @@ def bench(bundle: Bundle, threads: int = 1, seconds: float = 20.0) -> list[Row]:
         planner.warm_up()
     first = next(iter(ways.values()))
     work = {name: planned(p, None) for name, p in ways.items()}
-    timings, rates = time_together({**work, 'policy alone': planned(first, 0.0)}, seconds)
+    timings, rates = time_together({**work, 'proposals alone': planned(first, 0.0)}, seconds)
     rows = [Row(name, of_planner(p), timings[name], rates[name]) for name, p in ways.items()]
-    alone = operations(first.manifest.widths, first.settings.horizon, 0,
-                       first.settings.policy_samples, 0)
-    return [*rows, Row('policy alone', alone, timings['policy alone'], rates['policy alone'])]
+    name = 'proposals alone'
+    alone = operations(first.manifest.widths, first.settings.horizon, 0, _proposed(first), 0)
+    return [*rows, Row(name, alone, timings[name], rates[name])]
 
 
 def rss_mb() -> float:

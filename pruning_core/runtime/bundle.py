@@ -81,6 +81,7 @@ class PlannerSettings:
     min_std: float
     max_std: float
     policy_noise: float
+    pushes: int = 0  # bundles of before there were any do not say
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class Manifest:
                 values[name][limit] = [
                     v if math.isfinite(v) else None for v in values[name][limit]]
         values['lyapunov'] = self.lyapunov.to_json() if self.lyapunov else None
+        if not self.planner.pushes:
+            del values['planner']['pushes']
         return {'schema': SCHEMA, **values}
 
 
@@ -510,6 +513,8 @@ def _check(manifest: Manifest) -> None:
     for name in ('horizon', 'samples', 'policy_samples', 'elites', 'iterations'):
         if not isinstance(getattr(p, name), int) or getattr(p, name) > 1_000_000:
             raise ValueError(f'planner.{name} is {getattr(p, name)!r}, no sensible whole number')
+    if type(p.pushes) is not int or not 0 <= p.pushes <= 64:
+        raise ValueError(f'planner.pushes is {p.pushes!r}, no sensible whole number')
     if p.elites > p.samples + p.policy_samples:
         raise ValueError(f'planner.elites is {p.elites}, more than there are plans')
     if not all(math.isfinite(v) for v in manifest.action.low + manifest.action.high):

@@ -28,6 +28,7 @@ from pruning_core.runtime.bench import operations, probes
 from pruning_core.runtime.bundle import FIT, Bundle
 from pruning_core.runtime.choice import Choice
 from pruning_core.runtime.planner import Planner, horizons, precisions
+from pruning_core.runtime.pushes import proposals
 
 SCHEMA = 1
 _TRIALS = 2  # plans with different noise on each observation
@@ -179,9 +180,13 @@ def candidates(bundle: Bundle) -> list[Choice]:
     threads = sorted({1, cores()})
     found = [Choice(n, i, h, t, precision) for n in samples for i in iterations
              for h in horizons(bundle) for t in threads for precision in precisions(bundle)]
-    return sorted(found, key=lambda c: operations(
-        m.widths, c.horizon, c.samples,
-        max(1, round(p.policy_samples * c.samples / p.samples)), c.iterations))
+    def work(c: Choice) -> float:
+        policy = max(1, round(p.policy_samples * c.samples / p.samples))
+        proposing = dataclasses.replace(p, horizon=c.horizon, policy_samples=policy)
+        return operations(m.widths, c.horizon, c.samples,
+                          proposals(proposing, len(m.action.names)), c.iterations)
+
+    return sorted(found, key=work)
 
 
 def _quick(bundle: Bundle, choice: Choice, observations: Sequence[Array]) -> float:

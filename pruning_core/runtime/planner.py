@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """MPPI over onnxruntime: an observation in, a command within limits out, at any time.
 
-A tick encodes the observation and lets the policy propose plans (`plan_start.onnx`), then refines
-a sampling distribution one fused graph at a time (`plan_step.onnx`). From the first graph on a
+A tick encodes the observation and has plans proposed, by the policy and by pushes
+(`plan_start.onnx`), then refines a sampling distribution one fused graph at a time
+(`plan_step.onnx`). In the end the refined plan is valued like the proposals, and the best of all
+acts; where there are no pushes, the refined plan does, as in TD-MPC. From the first graph on a
 valid action exists, so that the planner can stop after any iteration. With a budget it starts
 another one only if it is expected to end in time, with fewer samples where the full number does
 not fit, and the plan says what was given up.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +38,7 @@ from pruning_core.runtime.bundle import (
 )
 from pruning_core.runtime.choice import PRECISIONS, Choice
 from pruning_core.runtime.pace import Pace
+from pruning_core.runtime.pushes import push_noise
 from pruning_core.runtime.trace import Trace, state_of, words
 from pruning_core.runtime.weights import read
 
@@ -46,6 +49,7 @@ _INPUTS = {
     'step': {'latent', 'mean', 'std', 'noise', 'policy_actions', 'policy_values', 'elites'},
     'model': {'observation', 'latent', 'action'},
 }
+_INPUTS['judge'] = _INPUTS['step']
 _SIZES = (1.0, 0.5, 0.25, 0.125)  # shares of the samples that an iteration may be cut down to
 
 
@@ -137,6 +141,8 @@ class Planner:
         self.manifest, self.hash = bundle.manifest, bundle.hash
         settings = _settings(bundle.manifest.planner, samples, iterations)
         start, step = _graphs(bundle, horizon or settings.horizon, precision)
+        # What is refined in integers is valued in floats in the end, as the proposals are.
+        _, judge = _graphs(bundle, horizon or settings.horizon, PRECISIONS[0])
         s = self.settings = replace(settings, horizon=horizon or settings.horizon)
         self.precision = precision
         if threads < 1:
@@ -146,14 +152,15 @@ class Planner:
         self._rng = np.random.default_rng(seed)
         self._course: Course | None = None  # that is followed
         weights = read(bundle.graphs[WEIGHTS])
-        opened = {role: session(bundle.graphs[name], weights.get(name, {}), count)
-                  for role, name, count in (('start', start, threads), ('step', step, threads),
-                                            ('model', WORLD_MODEL, 1))}
-        self._check_contract(bundle, opened, {'start': start, 'step': step, 'model': WORLD_MODEL})
+        opened = {name: session(bundle.graphs[name], weights.get(name, {}), count)
+                  for name, count in ((start, threads), (step, threads), (judge, threads),
+                                      (WORLD_MODEL, 1))}
+        roles = {'start': start, 'step': step, 'judge': judge, 'model': WORLD_MODEL}
+        self._check_contract(bundle, {role: opened[name] for role, name in roles.items()}, roles)
 
         action = self.manifest.action
         o, a = len(self.manifest.observation.names), len(action.names)
-        z, = (i.shape[-1] for i in opened['model'].get_inputs() if i.name == 'latent')
+        z, = (i.shape[-1] for i in opened[WORLD_MODEL].get_inputs() if i.name == 'latent')
         if type(z) is not int:
             raise BundleError(
                 explain(f'{WORLD_MODEL} of bundle {bundle.hash[:16]} was loaded',
@@ -162,10 +169,13 @@ class Planner:
         self._low, self._high = np.asarray(action.low, 'f4'), np.asarray(action.high, 'f4')
         self._middle, self._half = (self._low + self._high) / 2, (self._high - self._low) / 2
         self._observation = np.zeros((1, o), 'f4')
-        self._policy_noise = np.zeros((s.horizon, s.policy_samples, a), 'f4')
+        # What is proposed: the policy, the policy with noise, pushes.
+        self._drawn = np.zeros((s.horizon, s.policy_samples, a), 'f4')
+        self._policy_noise = np.concatenate(
+            [self._drawn, push_noise(s.horizon, s.pushes, a)], axis=1)
         self._latent = np.zeros((1, z), 'f4')
-        self._policy_actions = np.zeros((s.horizon, s.policy_samples, a), 'f4')
-        self._policy_values = np.zeros(s.policy_samples, 'f4')
+        self._policy_actions = np.zeros_like(self._policy_noise)
+        self._policy_values = np.zeros(self._policy_noise.shape[1], 'f4')
         self._mean, self._next_mean = (np.zeros((s.horizon, a), 'f4') for _ in range(2))
         self._std, self._next_std = (np.zeros((s.horizon, a), 'f4') for _ in range(2))
         self._action, self._reward = np.zeros((1, a), 'f4'), np.zeros((1, 1), 'f4')
@@ -177,21 +187,31 @@ class Planner:
         self._done: list[int] = []
         self._compute_s = math.nan
         self._start = BoundGraph(
-            opened['start'], {'observation': self._observation, 'noise': self._policy_noise},
+            opened[start], {'observation': self._observation, 'noise': self._policy_noise},
             {'latent': self._latent, 'policy_actions': self._policy_actions,
              'policy_values': self._policy_values})
         self._model = BoundGraph(
-            opened['model'],
+            opened[WORLD_MODEL],
             {'observation': self._observation, 'latent': self._latent, 'action': self._action},
             {'next_latent': self._predicted, 'reward': self._reward})
         counts = sorted({max(1, round(share * s.samples)) for share in _SIZES}, reverse=True)
-        self._sizes = [self._bound(opened['step'], count) for count in counts]
+        self._sizes = [self._bound(opened[step], count) for count in counts]
+        self._best = np.zeros((s.horizon, 1, a), 'f4')
+        self._judge = self._bound(opened[judge], 1, {'elite_actions': self._best})
         self._last = Pace()  # from the last iteration to the command
 
-    def _bound(self, step: onnxruntime.InferenceSession, samples: int) -> _Size:
-        """Bind an iteration of so many samples; elites keep their share."""
+    def _bound(self, step: onnxruntime.InferenceSession, samples: int,
+               outputs: Mapping[str, Array] | None = None) -> _Size:
+        """Bind an iteration of so many samples; elites keep their share.
+
+        Args:
+            step: the graph.
+            samples: N.
+            outputs: instead of the refined distribution.
+        """
         s = self.settings
-        elites = min(max(1, round(s.elites * samples / s.samples)), samples + s.policy_samples)
+        elites = min(max(1, round(s.elites * samples / s.samples)),
+                     samples + len(self._policy_values))
         noise = np.zeros((s.horizon, samples, len(self._low)), 'f4')
         values = np.zeros(elites, 'f4')
         graph = BoundGraph(
@@ -199,7 +219,8 @@ class Planner:
             {'latent': self._latent, 'mean': self._mean, 'std': self._std, 'noise': noise,
              'policy_actions': self._policy_actions, 'policy_values': self._policy_values,
              'elites': np.asarray([elites], np.int64)},
-            {'next_mean': self._next_mean, 'next_std': self._next_std, 'elite_values': values})
+            {**(outputs or {'next_mean': self._next_mean, 'next_std': self._next_std}),
+             'elite_values': values})
         return _Size(samples, noise, values, graph, Pace())
 
     def _check_contract(self, bundle: Bundle, opened: dict[str, onnxruntime.InferenceSession],
@@ -315,9 +336,10 @@ class Planner:
         self._observation[0] = observation
         self._mean_before[:], self._noise_before = self._mean, self._rng.bit_generator.state
         self._done.clear()
-        self._rng.standard_normal(dtype=np.float32, out=self._policy_noise)
-        self._policy_noise *= s.policy_noise
-        self._policy_noise[:, 0] = 0  # plan 0 is the policy itself
+        self._rng.standard_normal(dtype=np.float32, out=self._drawn)
+        self._drawn *= s.policy_noise
+        self._drawn[:, 0] = 0  # plan 0 is the policy itself
+        self._policy_noise[:, :s.policy_samples] = self._drawn
         self._start.run()
         gap = self._surprise()
         self._mean[:-1] = self._mean[1:]  # the last plan, moved on by one decision
@@ -350,7 +372,9 @@ class Planner:
         for size in self._sizes:
             if size.samples not in done:
                 size.pace.rest()
-        if not done:
+        if s.pushes:
+            value = self._settle(refined=bool(done))
+        elif not done:
             self._mean[:] = self._policy_actions[:, 0]
         # One plan that is not finite must not spoil all later ones through the warm start.
         np.clip(self._mean[0], -1, 1, out=self._action[0])
@@ -367,6 +391,21 @@ class Planner:
                     float(self._reward[0, 0]) / scale, len(done), sum(done),
                     s.iterations - len(done), s.iterations * s.samples - sum(done), gap,
                     self._compute_s)
+
+    def _settle(self, *, refined: bool) -> float:
+        """Take the best plan there is, and return its value.
+
+        The refined one is a mean of many; whether it is better than what was proposed is not known
+        before it is valued itself.
+        """
+        if refined:
+            self._judge.graph.run()
+            self._mean[:] = self._best[:, 0]
+            return float(self._judge.values[0])
+        finite = np.where(np.isfinite(self._policy_values), self._policy_values, -np.inf)
+        best = int(np.argmax(finite))  # the policy itself, of equals
+        self._mean[:] = self._policy_actions[:, best]
+        return float(self._policy_values[best])
 
     @property
     def mean(self) -> Array:
@@ -387,12 +426,11 @@ class Planner:
             latent: (1, Z) where it starts.
             actions: (H, A) in [-1, 1].
         """
-        size = self._sizes[-1]
-        self._policy_values[:] = -np.inf  # so that the sampled plan is the best one
-        self._latent[:], self._mean[:], self._std[:], size.noise[:] = latent, actions, 0, 0
-        size.graph.run()
+        self._policy_values[:] = -np.inf  # so that this plan is the best one
+        self._latent[:], self._mean[:] = latent, actions
+        self._judge.graph.run()
         self.reset()
-        return float(size.values[0]) / self.manifest.reward_scale
+        return float(self._judge.values[0]) / self.manifest.reward_scale
 
     def _expected(self, size: _Size) -> float:
         """Seconds of an iteration; one that was never done takes as long as the next larger."""
@@ -485,10 +523,10 @@ def _settings(defaults: PlannerSettings, samples: int, iterations: int) -> Plann
         )
     samples = samples or defaults.samples
     share = samples / defaults.samples
-    proposals = max(1, round(defaults.policy_samples * share))
-    elites = min(max(1, round(defaults.elites * share)), samples + proposals)
+    policy = max(1, round(defaults.policy_samples * share))
+    elites = min(max(1, round(defaults.elites * share)), samples + policy)
     return replace(defaults, samples=samples, iterations=iterations or defaults.iterations,
-                   elites=elites, policy_samples=proposals)
+                   elites=elites, policy_samples=policy)
 
 
 def contract(period_s: float, observations: int, actions: int, horizon: int) -> dict[str, str]:

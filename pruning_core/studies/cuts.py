@@ -31,6 +31,7 @@ from pruning_core.errors import AgentError, ConfigError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.plans import Plan
+from pruning_core.runtime.pushes import proposals
 from pruning_core.scratch import as_in_training, from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, scores_of, shrink
@@ -205,7 +206,8 @@ def cut(config: CutConfig, context: Context) -> dict[str, Any]:
         run = _smaller(run, config, context)
     w, p = run.agent.widths, run.config.planner
     return {'removed': 1 - count_parameters(run.agent.components) / dense,
-            'macs': count_plan_macs(w, p.horizon, p.samples, p.policy_samples, p.iterations),
+            'macs': count_plan_macs(w, p.horizon, p.samples, proposals(p, w.actions),
+                                    p.iterations),
             **measured(run, config, context)}
 
 

@@ -78,7 +78,7 @@ def test_rate_is_measured_for_as_long_as_was_asked():
 
 def test_every_way_of_a_bundle_is_timed(bundle):
     rows = bench(bundle, seconds=0.05)
-    assert [r.name for r in rows] == ['horizon 2, fp32', 'horizon 1, fp32', 'policy alone']
+    assert [r.name for r in rows] == ['horizon 2, fp32', 'horizon 1, fp32', 'proposals alone']
     for row in rows:
         assert row.timing.p50_s <= row.timing.p99_s
         assert row.floor_ratio == pytest.approx(row.timing.p50_s * row.rate / row.operations)

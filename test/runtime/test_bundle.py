@@ -285,7 +285,8 @@ def fields():
     return ['schema', 'env_id', 'period_s', 'observation', 'action', 'planner', 'discount',
             'reward_scale', 'widths', 'parameters', 'dense_parameters', 'macs', 'dense_macs',
             'parent', 'gates', 'lyapunov', 'opset', 'config', 'seeds', 'files',
-            *(f'planner.{f.name}' for f in dataclasses.fields(module.PlannerSettings)),
+            *(f'planner.{f.name}' for f in dataclasses.fields(module.PlannerSettings)
+              if f.name != 'pushes'),  # came later
             *(f'{s}.{f.name}' for s in ('observation', 'action')
               for f in dataclasses.fields(module.Signal))]
 
