@@ -81,7 +81,7 @@ def returns(bundle: Bundle, seeds: Sequence[int], *, samples: int = 0, iteration
                       precision=precision)
     s = planner.settings
     setting = 'policy' if policy_alone else (
-        f'{s.samples}x{s.iterations}_h{s.horizon}_{precision}')
+        f'{s.samples}x{s.iterations}_h{s.horizon}_p{s.pushes}_{precision}')
     file = cache / f'{identity(bundle)}_{setting}.jsonl'
     file.parent.mkdir(parents=True, exist_ok=True)
     known: dict[int, float] = {}

@@ -138,7 +138,9 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
             run = dataclasses.replace(run, agent=last.agent)
     seconds = time.perf_counter() - began
     seeds = evaluation_seeds(episodes)
-    planned = evaluate(run.agent, run.config.env, seeds, run.config.planner.scaled(*BUDGET))
+    # TD-MPC's own planner, as in the studies.
+    planner = dataclasses.replace(run.config.planner.scaled(*BUDGET), pushes=0)
+    planned = evaluate(run.agent, run.config.env, seeds, planner)
     policy = evaluate(run.agent, run.config.env, seeds, None)
     return {'removed': 1 - count_parameters(run.agent.components) / dense,
             'widths': run.agent.widths.to_json(), 'seconds': round(seconds, 1),

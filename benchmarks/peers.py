@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig
-from pruning_core.planner import SeededNoise, TorchPlanner, best_plan, plan_start, plan_step
+from pruning_core.planner import SeededNoise, TorchPlanner, plan_start, plan_step, pushed
 from pruning_core.runtime.pushes import push_noise
 
 OBSERVATION = torch.tensor([[0.6, 0.8, 0.1]])  # scaled, of the pendulum
@@ -124,7 +124,7 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         mean, std = torch.zeros(c.horizon, 1, a), torch.full((c.horizon, 1, a), c.max_std)
         for _ in range(c.iterations):
             mean, std = step(start, mean, std, torch.randn(c.horizon, 1, c.samples, a))
-        return best_plan(net, start, mean, discount)[0]
+        return (pushed(net, start, mean, c, discount) if c.pushes else mean)[0]
 
     return plan
 
@@ -202,6 +202,9 @@ class NumpyPlan:
             spread = np.sqrt((weight * (actions[:, best] - centre[:, None]) ** 2).sum(1))
             std = np.clip(spread, c.min_std, c.max_std)
             mean = c.momentum * mean + (1 - c.momentum) * centre
-        mean = np.clip(mean, -1, 1)
-        best = int(np.argmax(values))
-        return (mean if self.value(z, mean[:, None])[0] >= values[best] else plans[:, best])[0]
+        if c.pushes:
+            mean = np.clip(mean, -1, 1)
+            best = c.policy_samples + int(np.argmax(values[c.policy_samples:]))
+            if values[best] > self.value(z, mean[:, None])[0] + c.push_margin:
+                mean = plans[:, best]
+        return mean[0]

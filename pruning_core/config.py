@@ -154,10 +154,12 @@ class PlannerConfig:
     samples: int = 512
     # Plans proposed by the policy.
     policy_samples: int = 25
-    # Proposals that hold one action at a limit before the policy goes on, for 1, 2, 4, ...
-    # decisions: so many lengths, for each action and limit. The best of them and of the refined
-    # plan acts. With 0 there are none, and the refined plan acts, as in TD-MPC.
-    pushes: int = 3
+    # Pushes: plans that hold one action at a limit before the policy goes on, for 1, 2, 4, ...
+    # decisions; so many lengths, for each action and limit. 0: none, as in TD-MPC.
+    pushes: int = 0
+    # A push acts where it is worth so much more than the refined plan, in scaled reward: more than
+    # the values are wrong by.
+    push_margin: float = 0.03
     # Best plans that form the next mean and standard deviation.
     elites: int = 64
     # Refinements of the sampling distribution.
@@ -178,6 +180,7 @@ class PlannerConfig:
                  'at most samples + policy_samples')
         _require(0 <= self.pushes <= MOST_PUSHES, 'planner.pushes', self.pushes,
                  f'from 0 to {MOST_PUSHES}')
+        _require(self.push_margin >= 0, 'planner.push_margin', self.push_margin, '0 or more')
         _require(self.temperature >= 0, 'planner.temperature', self.temperature, '0 or more')
         _require(0 <= self.momentum < 1, 'planner.momentum', self.momentum, 'from 0 to below 1')
         _require(0 < self.min_std <= self.max_std, 'planner.min_std', self.min_std,

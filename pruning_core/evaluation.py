@@ -93,9 +93,14 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
         act = agent.planner(planner, SeededNoise(batch)).plan if planner else agent.policy
         returns += _episodes(env, batch, _on_arrays(act), told)
     progress(phase, 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
-    budget = None if planner is None else {
-        'horizon': planner.horizon, 'samples': planner.samples, 'iterations': planner.iterations}
-    return Evaluation(tuple(int(s) for s in seeds), tuple(returns), budget)
+    return Evaluation(tuple(int(s) for s in seeds), tuple(returns),
+                      None if planner is None else budget_of(planner))
+
+
+def budget_of(planner: PlannerConfig) -> dict[str, int]:
+    """What of a planner's settings is kept beside returns, to tell which may be compared."""
+    return {name: getattr(planner, name)
+            for name in ('horizon', 'samples', 'iterations', 'pushes')}
 
 
 def evaluate_random(env: EnvConfig, seeds: Sequence[int]) -> Evaluation:

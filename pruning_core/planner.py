@@ -12,7 +12,7 @@ Z latent channels.
 Deviations: TD-MPC acts with the first action of one elite drawn by weight; here the weighted mean
 acts, which is what the mean converges to and leaves no second source of noise in a control loop.
 With `planner.pushes` plans are proposed that push, beside those of the policy (`runtime.pushes`),
-and a proposal acts where it is worth more than that mean (`best_plan`).
+and the best of them acts where it is worth clearly more than that mean (`pushed`).
 """
 
 from __future__ import annotations
@@ -123,13 +123,15 @@ def plan_step(components: nn.ModuleDict, start: Start, mean: Tensor, std: Tensor
                 spread.clamp(config.min_std, config.max_std), elites, best)
 
 
-def best_plan(components: nn.ModuleDict, start: Start, mean: Tensor, discount: float) -> Tensor:
-    """The refined plan, or the best proposal where that is better.
+def pushed(components: nn.ModuleDict, start: Start, mean: Tensor, config: PlannerConfig,
+           discount: float) -> Tensor:
+    """The refined plan, or the best push where that is worth more by `config.push_margin`.
 
     Args:
         components: the agent's modules.
-        start: from `plan_start`.
+        start: from `plan_start`; pushes are its last proposals.
         mean: (H, E, A) the refined plans.
+        config: number of the policy's plans, and the margin.
         discount: per-decision factor.
 
     Returns:
@@ -137,10 +139,11 @@ def best_plan(components: nn.ModuleDict, start: Start, mean: Tensor, discount: f
     """
     mean = mean.clamp(-1, 1)
     value = plan_values(components, start.latent.unsqueeze(1), mean.unsqueeze(2), discount)
-    values = torch.cat([value, start.policy_values], dim=1)  # (E, 1 + P)
-    plans = torch.cat([mean.unsqueeze(2), start.policy_actions], dim=2)
-    index = values.argmax(1)[None, :, None, None].expand(len(plans), -1, 1, plans.shape[-1])
-    return plans.gather(2, index).squeeze(2)
+    best, index = start.policy_values[:, config.policy_samples:].max(1)
+    index = (config.policy_samples + index)[None, :, None, None].expand(
+        len(mean), -1, 1, mean.shape[-1])
+    push = start.policy_actions.gather(2, index).squeeze(2)
+    return torch.where((best > value[:, 0] + config.push_margin)[None, :, None], push, mean)
 
 
 class SeededNoise:
@@ -213,6 +216,6 @@ class TorchPlanner:
             noise = self.noise(c.horizon, c.samples, actions)
             mean, std, _, _ = plan_step(self.components, start, mean, std, noise, c, self.discount)
         if c.pushes:
-            mean = best_plan(self.components, start, mean, self.discount)
+            mean = pushed(self.components, start, mean, c, self.discount)
         self._mean = mean
         return mean[0].clone()

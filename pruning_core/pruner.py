@@ -25,7 +25,13 @@ from pruning_core import config as configuration
 from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig, PruningConfig
 from pruning_core.errors import AgentError, GateError, explain
-from pruning_core.evaluation import Evaluation, compare, evaluate, evaluation_seeds
+from pruning_core.evaluation import (
+    Evaluation,
+    budget_of,
+    compare,
+    evaluate,
+    evaluation_seeds,
+)
 from pruning_core.export import prepare
 from pruning_core.networks import count_parameters, count_plan_macs
 from pruning_core.plans import Plan
@@ -197,8 +203,7 @@ def _reference(run: Run, seeds: tuple[int, ...], planner: PlannerConfig, progres
                ) -> Evaluation:
     """The dense agent's returns on the gate's seeds: as evaluated before, or evaluated now."""
     stored = run.evaluation.get('planned')
-    budget = {'horizon': planner.horizon, 'samples': planner.samples,
-              'iterations': planner.iterations}
+    budget = budget_of(planner)
     before = configuration.load(run.folder / files.CONFIG) if stored else run.config
     same = (before.env, before.planner) == (run.config.env, run.config.planner)
     if stored and same and stored.get('planner') == budget and seeds == tuple(

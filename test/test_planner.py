@@ -16,10 +16,10 @@ from pruning_core.planner import (
     SeededNoise,
     Start,
     TorchPlanner,
-    best_plan,
     plan_start,
     plan_step,
     plan_values,
+    pushed,
 )
 
 DISCOUNT = 0.9
@@ -154,7 +154,7 @@ def test_a_plant_whose_best_plan_is_known(line):
 def test_the_last_plan_is_the_next_start(line):
     """Shifted by one decision, with nothing known of the new last one; reset forgets it."""
     config = PlannerConfig(horizon=3, samples=64, elites=8, policy_samples=2, iterations=1,
-                           momentum=0.5, pushes=0)
+                           momentum=0.5)
     planner = TorchPlanner(line, config, DISCOUNT, 0.0, SeededNoise([0]))
     planner.plan(torch.zeros(1, 1))
     kept = planner._mean
@@ -173,7 +173,8 @@ def test_the_last_plan_is_the_next_start(line):
 
 def test_a_push_is_found_without_a_single_useful_sample(line):
     """From 0 the best plan, 1, 1, then the policy's 0, is a push of two decisions."""
-    config = PlannerConfig(horizon=4, samples=1, elites=1, policy_samples=1, iterations=1)
+    config = PlannerConfig(horizon=4, samples=1, elites=1, policy_samples=1, iterations=1,
+                           pushes=2)
     nothing = lambda h, n, a: torch.zeros(h, 1, n, a)  # noqa: E731
     planner = TorchPlanner(line, config, DISCOUNT, 0.0, nothing)
     assert planner.plan(torch.zeros(1, 1)).tolist() == [[1.0]]
@@ -182,17 +183,21 @@ def test_a_push_is_found_without_a_single_useful_sample(line):
     assert without.plan(torch.zeros(1, 1)).tolist() == [[0.0]]
 
 
-@pytest.mark.parametrize(('mean', 'expected'), [
-    ([0.9, 0.0, 0.0], [0.9, 0.0, 0.0]),  # closer to the goal, 0.45, than any proposal
-    ([0.5, 0.0, 0.0], [0.8, 0.0, 0.0]),
-    ([9.0, 0.0, 0.0], [1.0, 0.0, 0.0]),  # as what it comes to
+@pytest.mark.parametrize(('refined', 'margin', 'expected'), [
+    ([0.9, 0.0], 0.0, [0.9, 0.0]),  # it ends where it should, the push 0.05 beyond
+    ([0.4, 0.0], 0.0, [1.0, 0.0]),
+    ([0.4, 0.0], 0.2, [0.4, 0.0]),  # the push is worth 0.114 more
+    ([0.4, 0.0], 0.1, [1.0, 0.0]),
+    ([9.0, 0.0], 0.0, [1.0, 0.0]),  # what it comes to
 ])
-def test_the_best_of_refined_plan_and_proposals_acts(line, mean, expected):
-    plans = torch.tensor([[0.0, 0.0, 0.0], [0.8, 0.0, 0.0]]).T[:, None, :, None]
+def test_a_push_acts_where_it_is_worth_more_by_the_margin(line, refined, margin, expected):
+    """Whatever the policy's own plan is worth, which is best here."""
+    plans = torch.tensor([[0.9, 0.0], [1.0, 0.0], [-1.0, 0.0]]).T[:, None, :, None]
     latent = torch.full((1, 1), 0.55)
-    values = plan_values(line, latent[:, None].expand(-1, 2, -1), plans, DISCOUNT)
-    found = best_plan(line, Start(latent, plans, values), torch.tensor(mean)[:, None, None],
-                      DISCOUNT)
+    values = plan_values(line, latent[:, None].expand(-1, 3, -1), plans, DISCOUNT)
+    config = PlannerConfig(horizon=2, policy_samples=1, pushes=1, push_margin=margin)
+    found = pushed(line, Start(latent, plans, values), torch.tensor(refined)[:, None, None],
+                   config, DISCOUNT)
     assert found.flatten().tolist() == pytest.approx(expected)
 
 

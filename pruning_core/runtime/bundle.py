@@ -81,7 +81,8 @@ class PlannerSettings:
     min_std: float
     max_std: float
     policy_noise: float
-    pushes: int = 0  # bundles of before there were any do not say
+    pushes: int = 0  # bundles without any do not have these two
+    push_margin: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Manifest:
                     v if math.isfinite(v) else None for v in values[name][limit]]
         values['lyapunov'] = self.lyapunov.to_json() if self.lyapunov else None
         if not self.planner.pushes:
-            del values['planner']['pushes']
+            del values['planner']['pushes'], values['planner']['push_margin']
         return {'schema': SCHEMA, **values}
 
 
@@ -491,7 +492,7 @@ def _check(manifest: Manifest) -> None:
                 raise TypeError(f'{name} is {value!r}')
     if not 0 <= manifest.discount < 1:
         raise ValueError(f'discount is {manifest.discount!r}, not from 0 to below 1')
-    for name in ('temperature', 'momentum', 'policy_noise'):
+    for name in ('temperature', 'momentum', 'policy_noise', 'push_margin'):
         if not 0 <= getattr(p, name) < math.inf:
             raise ValueError(f'planner.{name} is {getattr(p, name)!r}, not 0 or more')
     candidate = manifest.lyapunov

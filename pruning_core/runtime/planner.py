@@ -4,8 +4,8 @@
 
 A tick encodes the observation and has plans proposed, by the policy and by pushes
 (`plan_start.onnx`), then refines a sampling distribution one fused graph at a time
-(`plan_step.onnx`). In the end the refined plan is valued like the proposals, and the best of all
-acts; where there are no pushes, the refined plan does, as in TD-MPC. From the first graph on a
+(`plan_step.onnx`). Where pushes are proposed, the refined plan is valued in the end as they are,
+and the best of them acts in its place if it is worth clearly more. From the first graph on a
 valid action exists, so that the planner can stop after any iteration. With a budget it starts
 another one only if it is expected to end in time, with fewer samples where the full number does
 not fit, and the plan says what was given up.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -196,19 +196,19 @@ class Planner:
             {'next_latent': self._predicted, 'reward': self._reward})
         counts = sorted({max(1, round(share * s.samples)) for share in _SIZES}, reverse=True)
         self._sizes = [self._bound(opened[step], count) for count in counts]
-        self._best = np.zeros((s.horizon, 1, a), 'f4')
-        self._judge = self._bound(opened[judge], 1, {'elite_actions': self._best})
+        # Values the present plan alone: nothing is sampled around it, and proposals do not count.
+        self._judged = np.zeros(1, 'f4')
+        self._judge = BoundGraph(
+            opened[judge],
+            {'latent': self._latent, 'mean': self._mean, 'std': self._std,
+             'noise': np.zeros((s.horizon, 1, a), 'f4'),
+             'policy_actions': self._policy_actions,
+             'policy_values': np.full_like(self._policy_values, -np.inf),
+             'elites': np.ones(1, np.int64)}, {'elite_values': self._judged})
         self._last = Pace()  # from the last iteration to the command
 
-    def _bound(self, step: onnxruntime.InferenceSession, samples: int,
-               outputs: Mapping[str, Array] | None = None) -> _Size:
-        """Bind an iteration of so many samples; elites keep their share.
-
-        Args:
-            step: the graph.
-            samples: N.
-            outputs: instead of the refined distribution.
-        """
+    def _bound(self, step: onnxruntime.InferenceSession, samples: int) -> _Size:
+        """Bind an iteration of so many samples; elites keep their share."""
         s = self.settings
         elites = min(max(1, round(s.elites * samples / s.samples)),
                      samples + len(self._policy_values))
@@ -219,8 +219,7 @@ class Planner:
             {'latent': self._latent, 'mean': self._mean, 'std': self._std, 'noise': noise,
              'policy_actions': self._policy_actions, 'policy_values': self._policy_values,
              'elites': np.asarray([elites], np.int64)},
-            {**(outputs or {'next_mean': self._next_mean, 'next_std': self._next_std}),
-             'elite_values': values})
+            {'next_mean': self._next_mean, 'next_std': self._next_std, 'elite_values': values})
         return _Size(samples, noise, values, graph, Pace())
 
     def _check_contract(self, bundle: Bundle, opened: dict[str, onnxruntime.InferenceSession],
@@ -372,10 +371,14 @@ class Planner:
         for size in self._sizes:
             if size.samples not in done:
                 size.pace.rest()
-        if s.pushes:
-            value = self._settle(refined=bool(done))
-        elif not done:
+        if not done:
             self._mean[:] = self._policy_actions[:, 0]
+        elif s.pushes:  # many plans made this one: what it is worth itself is not known yet
+            np.clip(self._mean, -1, 1, out=self._mean)
+            self._judge.run()
+            value = float(self._judged[0])
+        if s.pushes:
+            value = self._pushed(value)
         # One plan that is not finite must not spoil all later ones through the warm start.
         np.clip(self._mean[0], -1, 1, out=self._action[0])
         if not np.isfinite(self._mean).all():
@@ -392,18 +395,19 @@ class Planner:
                     s.iterations - len(done), s.iterations * s.samples - sum(done), gap,
                     self._compute_s)
 
-    def _settle(self, *, refined: bool) -> float:
-        """Take the best plan there is, and return its value.
+    def _pushed(self, value: float) -> float:
+        """Let a push take the place of the plan, if it is worth enough more.
 
-        The refined one is a mean of many; whether it is better than what was proposed is not known
-        before it is valued itself.
+        Args:
+            value: of the plan.
+
+        Returns:
+            The value of the plan that acts. Numbers that are not finite leave the plan as it is.
         """
-        if refined:
-            self._judge.graph.run()
-            self._mean[:] = self._best[:, 0]
-            return float(self._judge.values[0])
-        finite = np.where(np.isfinite(self._policy_values), self._policy_values, -np.inf)
-        best = int(np.argmax(finite))  # the policy itself, of equals
+        first = self.settings.policy_samples
+        best = first + int(np.argmax(self._policy_values[first:]))
+        if not self._policy_values[best] > value + self.settings.push_margin:
+            return value
         self._mean[:] = self._policy_actions[:, best]
         return float(self._policy_values[best])
 
@@ -426,11 +430,10 @@ class Planner:
             latent: (1, Z) where it starts.
             actions: (H, A) in [-1, 1].
         """
-        self._policy_values[:] = -np.inf  # so that this plan is the best one
         self._latent[:], self._mean[:] = latent, actions
-        self._judge.graph.run()
+        self._judge.run()
         self.reset()
-        return float(self._judge.values[0]) / self.manifest.reward_scale
+        return float(self._judged[0]) / self.manifest.reward_scale
 
     def _expected(self, size: _Size) -> float:
         """Seconds of an iteration; one that was never done takes as long as the next larger."""

@@ -214,7 +214,9 @@ def cut(config: CutConfig, context: Context) -> dict[str, Any]:
 def measured(run: Run, config: CutConfig, context: Context) -> dict[str, Any]:
     """Returns on common seeds, and from how many states V does not fall."""
     seeds, env = evaluation_seeds(config.episodes), run.config.env
-    planner = run.config.planner.scaled(config.samples, config.iterations)
+    # TD-MPC's own planner: pushes are not to hide what a cut costs.
+    planner = dataclasses.replace(
+        run.config.planner.scaled(config.samples, config.iterations), pushes=0)
     planned = evaluate(run.agent, env, seeds, planner, context.progress)
     policy = evaluate(run.agent, env, seeds, None, context.progress)
     out: dict[str, Any] = {'planned': planned.mean, 'policy': policy.mean}

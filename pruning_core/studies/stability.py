@@ -197,8 +197,8 @@ def _measure(run: Run, settings: Size, context: Context) -> dict[str, Any]:
     env, kept = run.config.env, context.folder / 'parts.json'
     judged = require_plant(run.config, 'a stability study')
     lyapunov = judged.lyapunov
-    planner = None if settings.policy else run.config.planner.scaled(
-        settings.samples, settings.iterations)
+    planner = None if settings.policy else dataclasses.replace(
+        run.config.planner.scaled(settings.samples, settings.iterations), pushes=0)
     conditions = Conditions(settings.periods)
 
     def workers(phase: str) -> Workers:

@@ -286,7 +286,7 @@ def fields():
             'reward_scale', 'widths', 'parameters', 'dense_parameters', 'macs', 'dense_macs',
             'parent', 'gates', 'lyapunov', 'opset', 'config', 'seeds', 'files',
             *(f'planner.{f.name}' for f in dataclasses.fields(module.PlannerSettings)
-              if f.name != 'pushes'),  # came later
+              if not f.name.startswith('push')),  # they came later
             *(f'{s}.{f.name}' for s in ('observation', 'action')
               for f in dataclasses.fields(module.Signal))]
 
