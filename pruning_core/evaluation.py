@@ -34,7 +34,7 @@ class Evaluation:
     Attributes:
         seeds: seed of each episode.
         returns: its undiscounted, unscaled return.
-        planner: samples, iterations and horizon planned with; None where the policy acted alone.
+        planner: what it was planned with, as of `budget_of`; None where the policy acted alone.
     """
 
     seeds: tuple[int, ...]
@@ -98,9 +98,12 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
 
 
 def budget_of(planner: PlannerConfig) -> dict[str, int]:
-    """What of a planner's settings is kept beside returns, to tell which may be compared."""
-    return {name: getattr(planner, name)
-            for name in ('horizon', 'samples', 'iterations', 'pushes')}
+    """What of a planner's settings is kept beside returns, to tell which may be compared.
+
+    Pushes only where there are any: results of before there were stay comparable.
+    """
+    return {name: getattr(planner, name) for name in ('horizon', 'samples', 'iterations')} | (
+        {'pushes': planner.pushes} if planner.pushes else {})
 
 
 def evaluate_random(env: EnvConfig, seeds: Sequence[int]) -> Evaluation:

@@ -120,15 +120,16 @@ def test_gate_figures(pruned, run, trained):
         'horizon': 2, 'samples': 8, 'iterations': 1}
 
 
-def stored(samples, seeds, returns=(-1.0, -3.0, -99.0)):
-    return {'planned': {'seeds': list(seeds), 'returns': list(returns)[:len(seeds)],
-                        'planner': {'horizon': 2, 'samples': samples, 'iterations': 1}}}
+def stored(samples, seeds, returns=(-1.0, -3.0, -99.0), **pushes):
+    return {'planned': {'seeds': list(seeds), 'returns': list(returns)[:len(seeds)], 'planner': {
+        'horizon': 2, 'samples': samples, 'iterations': 1, **pushes}}}
 
 
 @pytest.mark.parametrize(('evaluation', 'used'), [
     (stored(8, (1000, 1001, 1002)), True), (stored(8, (1000,)), False),
-    (stored(8, (1001, 1000)), False), (stored(9, (1000, 1001)), False), ({}, False),
-], ids=['same', 'fewer', 'others', 'planner', 'none'])
+    (stored(8, (1001, 1000)), False), (stored(9, (1000, 1001)), False),
+    (stored(8, (1000, 1001), pushes=3), False), ({}, False),
+], ids=['same', 'fewer', 'others', 'planner', 'pushes', 'none'])
 def test_an_earlier_evaluation_counts_if_it_is_the_same(copied, pruned, evaluation, used):
     write_json(copied / EVALUATION, evaluation)
     phases = []
