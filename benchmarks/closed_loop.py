@@ -81,7 +81,8 @@ def returns(bundle: Bundle, seeds: Sequence[int], *, samples: int = 0, iteration
                       precision=precision)
     s = planner.settings
     setting = 'policy' if policy_alone else (
-        f'{s.samples}x{s.iterations}_h{s.horizon}_p{s.pushes}_{precision}')
+        f'{s.samples}x{s.iterations}_h{s.horizon}'
+        + (f'_p{s.pushes}m{s.push_margin:g}' if s.pushes else '') + f'_{precision}')
     file = cache / f'{identity(bundle)}_{setting}.jsonl'
     file.parent.mkdir(parents=True, exist_ok=True)
     known: dict[int, float] = {}

@@ -114,6 +114,8 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         lambda start, mean, std, noise: plan_step(net, start, mean, std, noise, c, discount)[:2],
         dynamic=False)
     begin: Any = torch.compile(lambda o, noise: plan_start(net, o, noise, discount), dynamic=False)
+    end: Any = torch.compile(lambda start, mean: pushed(net, start, mean, c, discount),
+                             dynamic=False)
     a = [m for m in net['policy'].modules() if isinstance(m, nn.Linear)][-1].out_features
     pushes = torch.from_numpy(push_noise(c.horizon, c.pushes, a))[:, None]
 
@@ -124,7 +126,7 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         mean, std = torch.zeros(c.horizon, 1, a), torch.full((c.horizon, 1, a), c.max_std)
         for _ in range(c.iterations):
             mean, std = step(start, mean, std, torch.randn(c.horizon, 1, c.samples, a))
-        return (pushed(net, start, mean, c, discount) if c.pushes else mean)[0]
+        return (end(start, mean) if c.pushes else mean)[0]
 
     return plan
 

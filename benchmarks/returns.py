@@ -29,7 +29,7 @@ from peers import reference
 
 from pruning_core import checkpoint, zoo
 from pruning_core.checkpoint import Run
-from pruning_core.evaluation import evaluation_seeds
+from pruning_core.evaluation import budget_of, evaluation_seeds
 from pruning_core.export import export
 from pruning_core.progress import for_people
 from pruning_core.runtime.bench import time_together
@@ -108,8 +108,11 @@ def main() -> None:
                for name, (run, _) in made.items()}
     choice, choice_ms = chosen(o.json, bundles[best], best, dense)
     seeds = evaluation_seeds(o.episodes)
-    # The shipped agent's own evaluation had this budget and these seeds, planned by torch.
+    # The shipped agent's own evaluation has this budget and these seeds, planned by torch.
     shipped = dense.evaluation['planned']
+    if shipped['planner'] != budget_of(dense.config.planner.scaled(*LIGHT)):
+        raise SystemExit(f"{AGENT} was evaluated with {shipped['planner']}, not with the budget "
+                         'of this benchmark: evaluate it again (its command.txt)')
     found: dict[str, dict[int, float]] = {'dense|light': {
         s: r for s, r in zip(shipped['seeds'], shipped['returns'], strict=True) if s in seeds}}
     for name, way, settings in wanted(bundles, best, choice):

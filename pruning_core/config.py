@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from pruning_core.errors import ConfigError, explain, nearest
+from pruning_core.runtime.choice import MOST_PUSHES
 
 ACTIVATIONS = ('relu', 'elu')
 MOST_SEED = 2**32 - 1
-MOST_PUSHES = 16
 SCORES = ('gradient', 'fisher', 'bayesian', 'combined', 'ucb', 'random', 'l1', 'l2', 'lamp',
           'taylor', 'activation', 'ablation')
 FISHERS, POSTERIORS, AGGREGATES = ('batch', 'per_sample'), ('mean', 'paper'), ('mean', 'sum')
@@ -486,6 +486,15 @@ class Config:
         _require(math.gcd(every, policy) == 1, 'importance.every', every,
                  f'a number without a common divisor with agent.policy_every, {policy}: the '
                  "policy's gradients would never be seen")
+
+    def without_pushes(self) -> Config:
+        """The same with TD-MPC's own planner."""
+        return dataclasses.replace(self, planner=dataclasses.replace(self.planner, pushes=0))
+
+    def collecting_planner(self) -> PlannerConfig:
+        """What acts while data is collected; agents are not shown to learn more with pushes."""
+        return self.without_pushes().planner.scaled(
+            self.training.collect_samples, self.training.collect_iterations)
 
 
 def _convert(value: Any, wanted: type, key: str) -> Any:

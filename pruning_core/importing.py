@@ -189,8 +189,7 @@ def _play(agent: Agent, env: ScaledEnv, config: Config, episodes: int, progress:
                     len(env.spec.action_names))
     act = agent.policy
     if t.collect_samples:
-        act = agent.planner(config.planner.scaled(t.collect_samples, t.collect_iterations),
-                            SeededNoise([seed])).plan
+        act = agent.planner(config.collecting_planner(), SeededNoise([seed])).plan
     for episode in range(episodes):
         observations = [env.reset(seed * 100_000 + episode)]
         actions: list[np.ndarray] = []

@@ -143,7 +143,8 @@ def pushed(components: nn.ModuleDict, start: Start, mean: Tensor, config: Planne
     index = (config.policy_samples + index)[None, :, None, None].expand(
         len(mean), -1, 1, mean.shape[-1])
     push = start.policy_actions.gather(2, index).squeeze(2)
-    return torch.where((best > value[:, 0] + config.push_margin)[None, :, None], push, mean)
+    worth = best.isfinite() & (best > value[:, 0] + config.push_margin)
+    return torch.where(worth[None, :, None], push, mean)
 
 
 class SeededNoise:

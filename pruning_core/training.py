@@ -29,7 +29,7 @@ import torch
 from pruning_core import checkpoint as files
 from pruning_core import config as configuration
 from pruning_core.agent import Agent, as_tensor
-from pruning_core.config import Config, PlannerConfig
+from pruning_core.config import Config
 from pruning_core.env import ScaledEnv
 from pruning_core.errors import AgentError, ConfigError, EnvError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
@@ -194,7 +194,7 @@ class Trainer:
         noise = t.noise_start + share * (t.noise_end - t.noise_start)
         plan = self.agent.policy
         if t.collect_samples:
-            cheap = self._cheap_planner()
+            cheap = c.collecting_planner()
             cheap = dataclasses.replace(cheap, horizon=t.collect_horizon or cheap.horizon)
             plan = self.agent.planner(cheap, self.noise).plan
         observation = self.env.reset(_episode_seed(t.seed, self.episode))
@@ -258,18 +258,12 @@ class Trainer:
         return {name: float(np.mean(values)) if values else math.nan
                 for name, values in known.items()}
 
-    def _cheap_planner(self) -> PlannerConfig:
-        """What collects: TD-MPC's planner, without pushes; agents do not learn more with them."""
-        t = self.config.training
-        return dataclasses.replace(
-            self.config.planner.scaled(t.collect_samples, t.collect_iterations), pushes=0)
-
     def _evaluate(self) -> dict[str, float]:
         """Mean return of the cheap plan and of the policy alone on a few seeds of their own."""
         t, c = self.config.training, self.config
         seeds = [s - evaluation_seeds(1)[0] + _EVALUATION_SEED
                  for s in evaluation_seeds(t.evaluate_seeds)]
-        planner = self._cheap_planner() if t.collect_samples else None
+        planner = c.collecting_planner() if t.collect_samples else None
         planned = evaluate(self.agent, c.env, seeds, planner).mean
         return {'planned': planned, 'policy': evaluate(self.agent, c.env, seeds, None).mean}
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from pruning_core.errors import BundleError, explain
 from pruning_core.runtime import signature as signatures
+from pruning_core.runtime.choice import MOST_PUSHES
 from pruning_core.runtime.errormap import Lyapunov
 from pruning_core.runtime.onnx_scan import Beside, check_self_contained
 from pruning_core.runtime.signature import PrivateKey, PublicKey
@@ -514,7 +515,7 @@ def _check(manifest: Manifest) -> None:
     for name in ('horizon', 'samples', 'policy_samples', 'elites', 'iterations'):
         if not isinstance(getattr(p, name), int) or getattr(p, name) > 1_000_000:
             raise ValueError(f'planner.{name} is {getattr(p, name)!r}, no sensible whole number')
-    if type(p.pushes) is not int or not 0 <= p.pushes <= 64:
+    if type(p.pushes) is not int or not 0 <= p.pushes <= MOST_PUSHES:
         raise ValueError(f'planner.pushes is {p.pushes!r}, no sensible whole number')
     if p.elites > p.samples + p.policy_samples:
         raise ValueError(f'planner.elites is {p.elites}, more than there are plans')

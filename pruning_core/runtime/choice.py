@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PRECISIONS = ('fp32', 'int8')
+MOST_PUSHES = 16  # lengths of a push; see `pushes`
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ Array = npt.NDArray[np.float32]
 HORIZON = 'pruned_controller.horizon'  # key in the metadata of a graph
 _INPUTS = {
     'start': {'observation', 'noise'},
-    'step': {'latent', 'mean', 'std', 'noise', 'policy_actions', 'policy_values', 'elites'},
+    **dict.fromkeys(('step', 'judge'), {
+        'latent', 'mean', 'std', 'noise', 'policy_actions', 'policy_values', 'elites'}),
     'model': {'observation', 'latent', 'action'},
 }
-_INPUTS['judge'] = _INPUTS['step']
 _SIZES = (1.0, 0.5, 0.25, 0.125)  # shares of the samples that an iteration may be cut down to
 
 
@@ -60,7 +60,8 @@ class Plan:
     Attributes:
         action: (A,) command in the robot's units, within its limits.
         policy_action: (A,) what the policy alone would do, in the same units.
-        value: predicted discounted return of the best plan, in the plant's reward units.
+        value: predicted discounted return in the plant's reward units: of the best sample, or, if
+            there are pushes, of the plan that acts.
         reward: predicted reward of the first decision, in the plant's reward units.
         iterations: refinements that were done.
         samples: sampled plans that were valued, in all of them together.
@@ -141,8 +142,9 @@ class Planner:
         self.manifest, self.hash = bundle.manifest, bundle.hash
         settings = _settings(bundle.manifest.planner, samples, iterations)
         start, step = _graphs(bundle, horizon or settings.horizon, precision)
-        # What is refined in integers is valued in floats in the end, as the proposals are.
-        _, judge = _graphs(bundle, horizon or settings.horizon, PRECISIONS[0])
+        # What integers refined is valued in floats before it is held against pushes, as they are.
+        judge = step if not settings.pushes else _graphs(
+            bundle, horizon or settings.horizon, PRECISIONS[0])[1]
         s = self.settings = replace(settings, horizon=horizon or settings.horizon)
         self.precision = precision
         if threads < 1:
@@ -152,10 +154,10 @@ class Planner:
         self._rng = np.random.default_rng(seed)
         self._course: Course | None = None  # that is followed
         weights = read(bundle.graphs[WEIGHTS])
-        opened = {name: session(bundle.graphs[name], weights.get(name, {}), count)
-                  for name, count in ((start, threads), (step, threads), (judge, threads),
-                                      (WORLD_MODEL, 1))}
         roles = {'start': start, 'step': step, 'judge': judge, 'model': WORLD_MODEL}
+        opened = {name: session(bundle.graphs[name], weights.get(name, {}),
+                                1 if name == WORLD_MODEL else threads)
+                  for name in dict.fromkeys(roles.values())}
         self._check_contract(bundle, {role: opened[name] for role, name in roles.items()}, roles)
 
         action = self.manifest.action
@@ -200,12 +202,13 @@ class Planner:
         self._judged = np.zeros(1, 'f4')
         self._judge = BoundGraph(
             opened[judge],
-            {'latent': self._latent, 'mean': self._mean, 'std': self._std,
+            {'latent': self._latent, 'mean': self._mean, 'std': np.zeros_like(self._std),
              'noise': np.zeros((s.horizon, 1, a), 'f4'),
              'policy_actions': self._policy_actions,
              'policy_values': np.full_like(self._policy_values, -np.inf),
              'elites': np.ones(1, np.int64)}, {'elite_values': self._judged})
-        self._last = Pace()  # from the last iteration to the command
+        self._judging = Pace()  # what the refined plan is worth, where there are pushes
+        self._last = Pace()  # from there to the command
 
     def _bound(self, step: onnxruntime.InferenceSession, samples: int) -> _Size:
         """Bind an iteration of so many samples; elites keep their share."""
@@ -353,7 +356,8 @@ class Planner:
                     break
                 size = again[len(done)]
             elif budget_s is not None:
-                left = budget_s - (now - began) - self._last.expected_s
+                left = (budget_s - (now - began) - self._judging.expected_s
+                        - self._last.expected_s)
                 fits = next((x for x in self._sizes if self._expected(x) <= left), None)
                 if fits is None:
                     break
@@ -377,6 +381,8 @@ class Planner:
             np.clip(self._mean, -1, 1, out=self._mean)
             self._judge.run()
             value = float(self._judged[0])
+            before, now = now, self._clock()
+            self._judging.observe(now - before)
         if s.pushes:
             value = self._pushed(value)
         # One plan that is not finite must not spoil all later ones through the warm start.
@@ -402,14 +408,15 @@ class Planner:
             value: of the plan.
 
         Returns:
-            The value of the plan that acts. Numbers that are not finite leave the plan as it is.
+            The value of the plan that acts. A push whose value is not finite does not.
         """
         first = self.settings.policy_samples
         best = first + int(np.argmax(self._policy_values[first:]))
-        if not self._policy_values[best] > value + self.settings.push_margin:
+        pushed = float(self._policy_values[best])
+        if not (math.isfinite(pushed) and pushed > value + self.settings.push_margin):
             return value
         self._mean[:] = self._policy_actions[:, best]
-        return float(self._policy_values[best])
+        return pushed
 
     @property
     def mean(self) -> Array:

@@ -201,6 +201,8 @@ def cut(config: CutConfig, context: Context) -> dict[str, Any]:
     """Prune and measure; the second folder that it needs has the scores."""
     torch.set_num_threads(1)
     run = load_run(context.needs[0] / FOLDER)
+    # Pushes are not to hide what a cut costs.
+    run = dataclasses.replace(run, config=run.config.without_pushes())
     dense = count_parameters(run.agent.components)
     if config.way != 'dense':
         run = _smaller(run, config, context)
@@ -214,9 +216,7 @@ def cut(config: CutConfig, context: Context) -> dict[str, Any]:
 def measured(run: Run, config: CutConfig, context: Context) -> dict[str, Any]:
     """Returns on common seeds, and from how many states V does not fall."""
     seeds, env = evaluation_seeds(config.episodes), run.config.env
-    # TD-MPC's own planner: pushes are not to hide what a cut costs.
-    planner = dataclasses.replace(
-        run.config.planner.scaled(config.samples, config.iterations), pushes=0)
+    planner = run.config.planner.scaled(config.samples, config.iterations)
     planned = evaluate(run.agent, env, seeds, planner, context.progress)
     policy = evaluate(run.agent, env, seeds, None, context.progress)
     out: dict[str, Any] = {'planned': planned.mean, 'policy': policy.mean}

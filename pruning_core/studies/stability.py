@@ -160,10 +160,16 @@ def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> d
                 score: largest_safe(rows, score) for score in SCORES}}
 
 
+def _loaded(folder: Path) -> Run:
+    """An agent that plans as TD-MPC does: pushes are not to hide what a cut costs."""
+    run = load_run(folder)
+    return dataclasses.replace(run, config=run.config.without_pushes())
+
+
 def row(config: RowConfig, context: Context) -> dict[str, Any]:
     """Prune and measure one agent; the pruned agent is kept in the trial's folder."""
     source, size = zoo.find(config.agent), config.size
-    run = load_run(source)
+    run = _loaded(source)
     achieved, dense = 0.0, count_parameters(run.agent.components)
     if config.sparsity:
         if not (context.folder / files.AGENT).is_file():
@@ -175,7 +181,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
             shrunk = shrink(run, plan, changed, context.progress)
             files.save_run(context.folder, dataclasses.replace(run.config, pruning=changed),
                            run.agent, shrunk.importance, None)
-        run = load_run(context.folder)
+        run = _loaded(context.folder)
         achieved = 1 - count_parameters(run.agent.components) / dense
     return {'agent': source.name, 'sparsity': config.sparsity, 'score': config.score,
             'achieved': achieved, **_measure(run, size, context)}
@@ -183,7 +189,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
 
 def latency(config: LatencyConfig, context: Context) -> dict[str, Any]:
     """Planning time of an agent's bundle with its own, full planner, and the delay it means."""
-    run = load_run(context.needs[0] if config.sparsity else zoo.find(config.agent))
+    run = _loaded(context.needs[0] if config.sparsity else zoo.find(config.agent))
     with tempfile.TemporaryDirectory() as scratch:
         bundle, _ = export(run, Path(scratch) / 'bundle')
         found = measure_latency(bundle, 1.0, context.progress)
@@ -197,8 +203,8 @@ def _measure(run: Run, settings: Size, context: Context) -> dict[str, Any]:
     env, kept = run.config.env, context.folder / 'parts.json'
     judged = require_plant(run.config, 'a stability study')
     lyapunov = judged.lyapunov
-    planner = None if settings.policy else dataclasses.replace(
-        run.config.planner.scaled(settings.samples, settings.iterations), pushes=0)
+    planner = None if settings.policy else run.config.planner.scaled(
+        settings.samples, settings.iterations)
     conditions = Conditions(settings.periods)
 
     def workers(phase: str) -> Workers:

@@ -280,6 +280,18 @@ def test_plant_with_another_number_of_actions_than_its_candidate_is_refused(edit
     refused(edit, change)
 
 
+@pytest.mark.parametrize(('pushes', 'margin'), [
+    (3, 0.03), (16, 0.0), (3, -0.1), (3, math.nan), (3, None), (-1, 0.03), (17, 0.03),
+    (2.5, 0.03), (True, 0.03), (0, 0.03)])
+def test_pushes_of_a_manifest(edit, pushes, margin):
+    def change(m):
+        m['planner'].update(pushes=pushes, push_margin=margin)
+    if (pushes, margin) in ((3, 0.03), (16, 0.0)):
+        assert edit(change).manifest.planner.pushes == pushes
+    else:
+        refused(edit, change)
+
+
 def fields():
     """Every place of a manifest, nested ones with dots."""
     return ['schema', 'env_id', 'period_s', 'observation', 'action', 'planner', 'discount',

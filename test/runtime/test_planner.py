@@ -201,16 +201,38 @@ def test_what_integers_refined_is_valued_in_floats(make_run, tmp_path):
         assert plan.value == pytest.approx(value, abs=1e-4)
 
 
-def test_values_that_are_not_finite_push_nothing(made):
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_push_nothing(made, wrong):
     _, bundle = made('pushes')
     planner = Planner(bundle)
     planner.plan(GOOD)
     plan = planner.mean.copy()
-    planner._policy_values[:] = np.nan
+    planner._policy_values[:] = wrong
     assert planner._pushed(1.0) == 1.0
     planner._policy_values[:] = 9.0
     assert math.isnan(planner._pushed(math.nan))
     assert (planner.mean == plan).all()
+    assert planner._pushed(1.0) == 9.0
+
+
+def test_value_of_a_plan_outlives_a_tick_that_went_wrong(made):
+    _, bundle = made('pushes')
+    planner = Planner(bundle)
+    planner.plan(GOOD)
+    latent, mean = planner.latent.copy(), planner.mean.copy()
+    value = planner.value_of(latent, mean)
+    planner.plan([math.nan] * 3)
+    assert planner.value_of(latent, mean) == value
+
+
+def test_no_graph_is_opened_twice(made, monkeypatch):
+    opened = []
+    monkeypatch.setattr('pruning_core.runtime.planner.session',
+                        lambda content, *rest: opened.append(content) or session(content, *rest))
+    for name in ('tiny', 'pushes'):
+        Planner(made(name)[1])
+        assert len(opened) == len(set(opened)) == 3
+        opened.clear()
 
 
 def test_a_bundle_from_before_there_were_pushes_has_none(made, tmp_path):
@@ -377,6 +399,18 @@ def test_fewer_samples_before_fewer_iterations_and_the_plan_says_so(
     assert (plan.iterations, plan.samples) == (iterations, samples)
     assert (plan.given_up_iterations, plan.given_up_samples) == (3 - iterations, 96 - samples)
     assert plan.compute_s <= budget_s
+
+
+def test_what_the_end_of_a_plan_takes_is_not_forgotten_where_there_was_none(made, monkeypatch):
+    """A second for valuing the refined plan, which ticks without refinement go without."""
+    work = Work(monkeypatch)
+    planner = work.planner(made('pushes')[1])
+    for _ in range(100):
+        assert planner.plan(GOOD, 4.5).iterations == 0  # four samples and the end need five
+    for budget_s in (5.5, 17.0, 97.0):
+        plan = planner.plan(GOOD, budget_s)
+        assert 0 < plan.iterations and plan.compute_s <= budget_s
+    assert plan.samples == 96
 
 
 @given(budget_s=st.floats(0, 200), slower=st.floats(0.2, 20))
