@@ -180,6 +180,7 @@ def candidates(bundle: Bundle) -> list[Choice]:
     threads = sorted({1, cores()})
     found = [Choice(n, i, h, t, precision) for n in samples for i in iterations
              for h in horizons(bundle) for t in threads for precision in precisions(bundle)]
+
     def work(c: Choice) -> float:
         policy = max(1, round(p.policy_samples * c.samples / p.samples))
         proposing = dataclasses.replace(p, horizon=c.horizon, policy_samples=policy)

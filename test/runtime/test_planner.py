@@ -409,7 +409,7 @@ def test_what_the_end_of_a_plan_takes_is_not_forgotten_where_there_was_none(made
         assert planner.plan(GOOD, 4.5).iterations == 0  # four samples and the end need five
     for budget_s in (5.5, 17.0, 97.0):
         plan = planner.plan(GOOD, budget_s)
-        assert 0 < plan.iterations and plan.compute_s <= budget_s
+        assert plan.iterations > 0 and plan.compute_s <= budget_s
     assert plan.samples == 96
 
 
