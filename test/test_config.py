@@ -109,6 +109,16 @@ def test_wrong_values_are_refused(values, said, four_parts):
     four_parts(error, *said)
 
 
+def test_data_is_collected_without_pushes():
+    given = config.from_dict({'planner': {'pushes': 3, 'samples': 100}, 'training': {
+        'collect_samples': 50, 'collect_iterations': 1}})
+    planner = given.collecting_planner()
+    assert (planner.pushes, planner.samples, planner.iterations) == (0, 50, 1)
+    assert planner.temperature == given.planner.temperature
+    assert given.without_pushes() == config.from_dict({'planner': {'samples': 100}, 'training': {
+        'collect_samples': 50, 'collect_iterations': 1}})
+
+
 @pytest.mark.parametrize('text', ['pruning.sparsity', 'sparsity=0.5', '=3', '.a=3', 'a.=3',
                                   'pruning.sparsity=[', 'pruning.sparsity=: :'])
 def test_overrides_of_another_form_are_refused(text, four_parts):
