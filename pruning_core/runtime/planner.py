@@ -369,14 +369,15 @@ class Planner:
             done.append(size.samples)
             before, now = now, self._clock()
             factor = size.pace.observe(now - before)
-            for other in self._sizes:
-                if factor > 1 and other is not size:
-                    other.pace.slow(factor)
+            for pace in (self._judging, *(x.pace for x in self._sizes)):
+                if factor > 1 and pace is not size.pace:
+                    pace.slow(factor)
         for size in self._sizes:
             if size.samples not in done:
                 size.pace.rest()
         if not done:
             self._mean[:] = self._policy_actions[:, 0]
+            self._judging.rest()
         elif s.pushes:  # many plans made this one: what it is worth itself is not known yet
             np.clip(self._mean, -1, 1, out=self._mean)
             self._judge.run()
