@@ -39,10 +39,9 @@ from pruning_core import __version__, zoo
 from pruning_core import config as configuration
 from pruning_core.checkpoint import PLAN
 from pruning_core.errors import JobError, MissingExtra, PruningError, explain
-from pruning_core.networks import Widths, count_plan_macs
+from pruning_core.networks import Widths, plan_macs
 from pruning_core.report import text_table, write_report
 from pruning_core.runtime.bundle import MANIFEST, Manifest, open_bundle
-from pruning_core.runtime.pushes import proposals
 
 BAG = 'bag'
 JOINT_MAP = '["cos(pendulum.position)","sin(pendulum.position)","pendulum.velocity"]'
@@ -349,8 +348,7 @@ class Demo:
         o = self.options
         budget = configuration.PlannerConfig(**manifest.config['planner']).scaled(
             o.samples, o.iterations)
-        macs = count_plan_macs(Widths.from_json(manifest.widths), budget.horizon, budget.samples,
-                               proposals(budget, len(manifest.action.names)), budget.iterations)
+        macs = plan_macs(Widths.from_json(manifest.widths), budget)
         return {'hash': self.hashes[name], 'parameters': manifest.parameters,
                 'macs': macs, 'samples': budget.samples, 'iterations': budget.iterations,
                 'bytes': sum(int(f['bytes']) for f in manifest.files.values()),

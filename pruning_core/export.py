@@ -25,7 +25,7 @@ from pruning_core.env import EnvSpec, describe, make_raw
 from pruning_core.errors import ExportMismatch, explain
 from pruning_core.graphs import AgentGraphs
 from pruning_core.layers import OPSET
-from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.networks import count_parameters, plan_macs
 from pruning_core.planner import Start, Step, plan_start, plan_step
 from pruning_core.runtime.bound import session
 from pruning_core.runtime.bundle import (
@@ -44,7 +44,6 @@ from pruning_core.runtime.bundle import (
     write,
 )
 from pruning_core.runtime.planner import contract, short_horizon
-from pruning_core.runtime.pushes import proposals
 from pruning_core.runtime.weights import read
 from pruning_core.stability import candidate
 
@@ -137,8 +136,7 @@ def prepare(run: Run) -> tuple[dict[str, bytes], Manifest, Parity]:
     integers = {} if parity.integers is None else {
         'parity_int8': dataclasses.asdict(parity.integers)}
     p, dense = config.planner, run.lineage.get('dense', {})
-    macs = count_plan_macs(agent.widths, p.horizon, p.samples,
-                           proposals(p, agent.widths.actions), p.iterations)
+    macs = plan_macs(agent.widths, p)
     parameters = count_parameters(agent.components)
     manifest = Manifest(
         env_id=spec.id, period_s=spec.period_s,

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning_core.config import ACTIVATIONS, NetworkConfig
+from pruning_core.config import ACTIVATIONS, NetworkConfig, PlannerConfig
 from pruning_core.errors import AgentError, explain
+from pruning_core.runtime.pushes import proposals
 
 COMPONENTS = ('encoder', 'dynamics', 'reward', 'q1', 'q2', 'policy')
 # The components that have a slowly following copy for the targets of the losses.
@@ -150,6 +151,12 @@ def initialise(components: nn.ModuleDict, generator: torch.Generator) -> None:
 def count_parameters(components: nn.ModuleDict) -> int:
     """Count the parameters of all components."""
     return sum(p.numel() for p in components.parameters())
+
+
+def plan_macs(widths: Widths, planner: PlannerConfig) -> int:
+    """Multiply-accumulates of one plan with these settings; see `count_plan_macs`."""
+    return count_plan_macs(widths, planner.horizon, planner.samples,
+                           proposals(planner, widths.actions), planner.iterations)
 
 
 def count_plan_macs(widths: Widths, horizon: int, samples: int, proposed: int,

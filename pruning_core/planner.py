@@ -180,6 +180,10 @@ class TorchPlanner:
         self.policy_noise = policy_noise
         self.noise = noise
         self._mean: Tensor | None = None
+        self._actions = next(m for m in reversed(list(components['policy'].modules()))
+                             if isinstance(m, nn.Linear)).out_features
+        self._pushes = torch.from_numpy(
+            push_noise(config.horizon, config.pushes, self._actions))[:, None]
 
     def reset(self) -> None:
         """Forget the last plan, as at the start of an episode."""
@@ -201,13 +205,10 @@ class TorchPlanner:
         Returns:
             (E, A) actions in [-1, 1].
         """
-        c, environments = self.config, len(observation)
-        actions = next(m for m in reversed(list(self.components['policy'].modules()))
-                       if isinstance(m, nn.Linear)).out_features
+        c, environments, actions = self.config, len(observation), self._actions
         drawn = self.policy_noise * self.noise(c.horizon, c.policy_samples, actions)
         drawn[:, :, 0] = 0
-        pushes = torch.from_numpy(push_noise(c.horizon, c.pushes, actions))
-        noise = torch.cat([drawn, pushes[:, None].expand(-1, environments, -1, -1)], dim=2)
+        noise = torch.cat([drawn, self._pushes.expand(-1, environments, -1, -1)], dim=2)
         start = plan_start(self.components, observation, noise, self.discount)
         mean = torch.zeros(c.horizon, environments, actions)
         if self._mean is not None and self._mean.shape == mean.shape:

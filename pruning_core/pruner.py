@@ -33,13 +33,12 @@ from pruning_core.evaluation import (
     evaluation_seeds,
 )
 from pruning_core.export import prepare
-from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.networks import count_parameters, plan_macs
 from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
 from pruning_core.runtime.bundle import MANIFEST, Bundle, open_bundle, write
 from pruning_core.runtime.metrics import JsonlWriter
 from pruning_core.runtime.planner import Planner
-from pruning_core.runtime.pushes import proposals
 from pruning_core.stability_gate import TABLE as FAILING_STATES
 from pruning_core.stability_gate import leave_failures, require_plant
 from pruning_core.steps import shrink_in_steps
@@ -193,10 +192,8 @@ def _dense_facts(run: Run) -> dict[str, int]:
     known: dict[str, int] = run.lineage.get('dense', {})
     if known:
         return known
-    p = run.config.planner
     return {'parameters': count_parameters(run.agent.components),
-            'macs': count_plan_macs(run.agent.widths, p.horizon, p.samples,
-                                    proposals(p, run.agent.widths.actions), p.iterations)}
+            'macs': plan_macs(run.agent.widths, run.config.planner)}
 
 
 def _reference(run: Run, seeds: tuple[int, ...], planner: PlannerConfig, progress: Progress

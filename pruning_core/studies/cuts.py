@@ -29,9 +29,8 @@ from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
 from pruning_core.errors import AgentError, ConfigError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
-from pruning_core.networks import count_parameters, count_plan_macs
+from pruning_core.networks import count_parameters, plan_macs
 from pruning_core.plans import Plan
-from pruning_core.runtime.pushes import proposals
 from pruning_core.scratch import as_in_training, from_scratch
 from pruning_core.selection import Limits, select
 from pruning_core.shrinking import choose, scores_of, shrink
@@ -197,19 +196,21 @@ class CutConfig:
     catch_up: bool = False
 
 
+def without_pushes(folder: Path) -> Run:
+    """An agent that plans as TD-MPC does: pushes are not to hide what a cut costs."""
+    run = load_run(folder)
+    return dataclasses.replace(run, config=run.config.without_pushes())
+
+
 def cut(config: CutConfig, context: Context) -> dict[str, Any]:
     """Prune and measure; the second folder that it needs has the scores."""
     torch.set_num_threads(1)
-    run = load_run(context.needs[0] / FOLDER)
-    # Pushes are not to hide what a cut costs.
-    run = dataclasses.replace(run, config=run.config.without_pushes())
+    run = without_pushes(context.needs[0] / FOLDER)
     dense = count_parameters(run.agent.components)
     if config.way != 'dense':
         run = _smaller(run, config, context)
-    w, p = run.agent.widths, run.config.planner
     return {'removed': 1 - count_parameters(run.agent.components) / dense,
-            'macs': count_plan_macs(w, p.horizon, p.samples, proposals(p, w.actions),
-                                    p.iterations),
+            'macs': plan_macs(run.agent.widths, run.config.planner),
             **measured(run, config, context)}
 
 

@@ -24,7 +24,7 @@ from scipy import stats
 
 from pruning_core import checkpoint as files
 from pruning_core import zoo
-from pruning_core.checkpoint import Run, load_run
+from pruning_core.checkpoint import Run
 from pruning_core.closed_loop import AgentController, Conditions, Workers
 from pruning_core.decrease import check, reference_level
 from pruning_core.errors import ConfigError, explain
@@ -37,6 +37,7 @@ from pruning_core.robustness import Point, delay_margin, delay_of, sweep
 from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
 from pruning_core.studies.claims import spoken
+from pruning_core.studies.cuts import without_pushes
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, known, verdict
 from pruning_core.studies.study import Study
@@ -160,16 +161,10 @@ def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> d
                 score: largest_safe(rows, score) for score in SCORES}}
 
 
-def _loaded(folder: Path) -> Run:
-    """An agent that plans as TD-MPC does: pushes are not to hide what a cut costs."""
-    run = load_run(folder)
-    return dataclasses.replace(run, config=run.config.without_pushes())
-
-
 def row(config: RowConfig, context: Context) -> dict[str, Any]:
     """Prune and measure one agent; the pruned agent is kept in the trial's folder."""
     source, size = zoo.find(config.agent), config.size
-    run = _loaded(source)
+    run = without_pushes(source)
     achieved, dense = 0.0, count_parameters(run.agent.components)
     if config.sparsity:
         if not (context.folder / files.AGENT).is_file():
@@ -181,7 +176,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
             shrunk = shrink(run, plan, changed, context.progress)
             files.save_run(context.folder, dataclasses.replace(run.config, pruning=changed),
                            run.agent, shrunk.importance, None)
-        run = _loaded(context.folder)
+        run = without_pushes(context.folder)
         achieved = 1 - count_parameters(run.agent.components) / dense
     return {'agent': source.name, 'sparsity': config.sparsity, 'score': config.score,
             'achieved': achieved, **_measure(run, size, context)}
@@ -189,7 +184,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
 
 def latency(config: LatencyConfig, context: Context) -> dict[str, Any]:
     """Planning time of an agent's bundle with its own, full planner, and the delay it means."""
-    run = _loaded(context.needs[0] if config.sparsity else zoo.find(config.agent))
+    run = without_pushes(context.needs[0] if config.sparsity else zoo.find(config.agent))
     with tempfile.TemporaryDirectory() as scratch:
         bundle, _ = export(run, Path(scratch) / 'bundle')
         found = measure_latency(bundle, 1.0, context.progress)
