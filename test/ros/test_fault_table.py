@@ -233,13 +233,11 @@ def test_stalls_are_counted_whole_and_the_cause_is_named(stand):
     before = dict(stand.diagnostics)
     stand.fault('ticks', 3)
     stand.fault('stall', 2.5 * PERIOD_S)
-    stand.until('the counts', lambda: int(stand.diagnostics['missed']) - int(
-        before['missed']) >= 3)
-    change = {k: int(stand.diagnostics[k]) - int(before[k]) for k in (
-        'missed', 'slow', 'held_up', 'skipped')}
-    assert change['slow'] >= 3, 'a stall is slow compute, not a late start'
-    assert change['held_up'] >= 3, 'a stall sleeps'
-    assert change['skipped'] >= 3 * 2, 'two whole periods each'
+    # A stall is slow compute, not a late start; it sleeps; and it costs two whole periods. The
+    # machine may add stalls of its own, so all of it is waited for, not the third miss.
+    least = {'missed': 3, 'slow': 3, 'held_up': 3, 'skipped': 3 * 2}
+    stand.until(f'counts of {least} more than {before}', lambda: all(
+        int(stand.diagnostics[name]) - int(before[name]) >= n for name, n in least.items()))
     stand.until('the log', lambda: 'by slow compute' in stand.system.processes.log('controller'))
 
 
