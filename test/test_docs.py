@@ -193,6 +193,12 @@ def test_layouts_are_whole_and_name_topics_that_exist(layout):
         splitter, = root.iter('DockSplitter')
         assert int(splitter.get('count')) == len(list(root.iter('DockArea'))) == len(
             splitter.get('sizes').split(';'))
+        # Without them the plots stay empty: curves that are not there yet are dropped, unless the
+        # layout itself begins to stream.
+        streamer = root.find('previouslyLoaded_Streamer').get('name')
+        plugin, = (p for p in root.iter('plugin') if p.get('ID') == streamer)
+        assert set(plugin.find('selected_topics').get('value').split(';')) == {
+            curve.get('name').rpartition('/data')[0] for curve in root.iter('curve')}
     elif layout == 'foxglove.json':
         values = json.loads(text)
         placed = []
@@ -206,6 +212,7 @@ def test_layouts_are_whole_and_name_topics_that_exist(layout):
 
         walk(values['layout'])
         assert sorted(placed) == sorted(values['configById'])
+        assert all('foxglovePanelTitle' in panel for panel in values['configById'].values())
     else:
         manager = json.loads(text)['groups']['pluginmanager']
         import ast
@@ -214,6 +221,13 @@ def test_layouts_are_whole_and_name_topics_that_exist(layout):
         assert set(manager['groups']) == {
             f'plugin__{plugin.replace("/", "__")}__{serial}'
             for plugin, serials in running.items() for serial in serials}
+        # A plugin that is not installed spoils the whole file: these come with every desktop.
+        assert set(running) <= {'rqt_plot/Plot', 'rqt_topic/TopicPlugin',
+                                'rqt_service_caller/ServiceCaller'}
+        plots = [group['groups']['plugin']['keys'] for name, group in manager['groups'].items()
+                 if 'rqt_plot' in name]
+        assert len(plots) == 3 and all({'x_limits', 'y_limits'} <= set(p) for p in plots)
+        assert {'geometry', 'state'} == set(json.loads(text)['groups']['mainwindow']['keys'])
 
 
 def instructions():
