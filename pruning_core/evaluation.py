@@ -39,7 +39,7 @@ class Evaluation:
 
     seeds: tuple[int, ...]
     returns: tuple[float, ...]
-    planner: dict[str, int] | None
+    planner: dict[str, float] | None
 
     @property
     def mean(self) -> float:
@@ -97,13 +97,13 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
                       None if planner is None else budget_of(planner))
 
 
-def budget_of(planner: PlannerConfig) -> dict[str, int]:
+def budget_of(planner: PlannerConfig) -> dict[str, float]:
     """What of a planner's settings is kept beside returns, to tell which may be compared.
 
     Pushes only where there are any: results of before there were stay comparable.
     """
     return {name: getattr(planner, name) for name in ('horizon', 'samples', 'iterations')} | (
-        {'pushes': planner.pushes} if planner.pushes else {})
+        {'pushes': planner.pushes, 'push_margin': planner.push_margin} if planner.pushes else {})
 
 
 def evaluate_random(env: EnvConfig, seeds: Sequence[int]) -> Evaluation:

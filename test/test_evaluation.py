@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -17,6 +18,7 @@ from pruning_core.env import ScaledEnv
 from pruning_core.errors import ConfigError
 from pruning_core.evaluation import (
     Evaluation,
+    budget_of,
     compare,
     evaluate,
     evaluate_random,
@@ -147,3 +149,11 @@ def test_what_cannot_be_compared_or_evaluated(agent, four_parts):
     with pytest.raises(ConfigError) as error:
         evaluate(agent, ENV, (), None)
     four_parts(error, 'zero episodes')
+
+
+def test_what_is_kept_of_a_planner_tells_which_returns_may_be_compared():
+    """Of pushes, their margin too; nothing where there are none, as of before there were any."""
+    plain = PlannerConfig(horizon=4, samples=64, iterations=2, push_margin=0.5)
+    assert budget_of(plain) == {'horizon': 4, 'samples': 64, 'iterations': 2}
+    pushing = dataclasses.replace(plain, pushes=2)
+    assert budget_of(pushing) == {**budget_of(plain), 'pushes': 2, 'push_margin': 0.5}
