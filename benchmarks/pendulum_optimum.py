@@ -7,21 +7,25 @@ the true environment with a finer one-step look-ahead. What an agent lacks to th
 
     python benchmarks/pendulum_optimum.py --episodes 100 --agent pendulum_dense
 
-`--agent` prints the regret of an agent that was evaluated on these seeds (`evaluate --write`), and
-of several also whether they lack it on the same ones; `--discount 0.99` plans for the discounted
-return of an episode without end, as agents learn it, and counts the whole one.
+`--agent` prints the regret of an agent that was evaluated on these seeds (`evaluate --write`),
+and of several also whether they lack it on the same ones; with `--policy` its policy is run here,
+alone, so that there may be thousands of seeds; `--discount 0.99` plans for the discounted return
+of an episode without end, as agents learn it, and counts the whole one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
 
 from pruning_core import zoo
-from pruning_core.checkpoint import EVALUATION
+from pruning_core.agent import as_tensor
+from pruning_core.checkpoint import EVALUATION, Run, load_run
+from pruning_core.env import ScaledEnv
 from pruning_core.evaluation import evaluation_seeds
 
 ANGLES, SPEEDS, STEPS, DT = 361, 321, 200, 0.05
@@ -95,14 +99,19 @@ def main() -> None:
     parser.add_argument('--discount', type=float, default=1.0)
     parser.add_argument('--agent', action='append', default=[],
                         help='run folder, or name of a shipped agent; repeat it to compare seeds')
+    parser.add_argument('--policy', action='store_true',
+                        help='run the policy alone on the seeds, instead of reading evaluations')
     options = parser.parse_args()
     episodes, discount = options.episodes, options.discount
     value = values(discount=discount)
     returns = [episode(value, seed, discount) for seed in evaluation_seeds(episodes)]
     print(f'optimum on {episodes} seeds: mean {np.mean(returns):.1f}, '
           f'standard deviation {np.std(returns):.1f}, worst {np.min(returns):.1f}')
-    for way in ('planned', 'policy'):
-        found = {name: regret(name, way, np.array(returns)) for name in options.agent}
+    for way in ('policy',) if options.policy else ('planned', 'policy'):
+        found = {name: np.array(returns) - policy_returns(load_run(zoo.find(name)),
+                                                          evaluation_seeds(episodes))
+                 if options.policy else regret(name, way, np.array(returns))
+                 for name in options.agent}
         known = {name: r for name, r in found.items() if r is not None}
         for name in sorted(set(found) - set(known)):
             print(f'{name}, {way}: not evaluated on these seeds')
@@ -113,6 +122,22 @@ def main() -> None:
                   f'worst tenth of the seeds has {worst.sum() / r.sum():.0%} of it')
         if len(known) > 1:
             print_common(way, np.array(list(known.values())))
+
+
+def policy_returns(run: Run, seeds: Sequence[int]) -> np.ndarray:
+    """(episodes,) returns of the policy alone, all episodes side by side."""
+    scaled = ScaledEnv(run.config.env)
+    scale, starts = np.array(scaled.spec.observation_scale), []
+    for seed in seeds:
+        scaled.reset(seed)
+        starts.append(scaled.env.unwrapped.state)
+    (angle, speed), total = np.array(starts).T, np.zeros(len(starts))
+    for _ in range(STEPS):
+        seen = np.stack([np.cos(angle), np.sin(angle), speed], axis=1) * scale
+        torque = 2 * run.agent.policy(as_tensor(seen)).numpy()[:, 0]
+        angle, speed, paid = step(angle, speed, torque)
+        total += paid
+    return total
 
 
 def regret(name: str, way: str, best: np.ndarray) -> np.ndarray | None:

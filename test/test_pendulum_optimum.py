@@ -7,6 +7,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from pruning_core.checkpoint import load_run
+from pruning_core.evaluation import evaluate
+
 
 @pytest.fixture(scope='module')
 def optimum(load_benchmark):
@@ -48,3 +51,10 @@ def test_with_a_discount_every_step_has_the_same_value(optimum, monkeypatch):
     assert value[0][top] == again[top] == 0, 'upright and at rest'
     assert value[0].min() > -(np.pi ** 2 + 0.1 * 64 + 0.004) / (1 - 0.9)
     assert optimum.values(torques=3)[0].min() < optimum.values(torques=3)[-2].min() < 0
+
+
+def test_policies_side_by_side_return_what_they_do_one_by_one(optimum, trained, monkeypatch):
+    run = load_run(trained)
+    monkeypatch.setattr(optimum, 'STEPS', run.config.env.max_episode_steps)
+    expected = evaluate(run.agent, run.config.env, (7, 8, 9), None).returns
+    np.testing.assert_allclose(optimum.policy_returns(run, (7, 8, 9)), expected, rtol=1e-4)
