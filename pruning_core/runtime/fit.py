@@ -7,6 +7,9 @@ beside the bundle. A robot cannot try out what a choice does to its return, so t
 judged by the bundle's own model: on observations met in training, how much less is the first
 action of this choice worth than that of the full plan, the rest of the plan being the full
 plan's. Of choices that do not differ beyond the noise of this judgement, the fastest is taken.
+
+Plans are timed as a control loop makes them, each after a sleep: while a robot waits for its next
+period, others use its caches, and a small plan takes longer then than in a row.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import dataclasses
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +34,10 @@ from pruning_core.runtime.choice import Choice
 from pruning_core.runtime.planner import Planner, horizons, precisions
 from pruning_core.runtime.pushes import proposals
 
-SCHEMA = 1
+SCHEMA = 2
 _TRIALS = 2  # plans with different noise on each observation
 _PLANS = 60  # timed before a choice is taken
+_ASLEEP_S = 0.01  # before each plan, at most: longer sleeps do not make it slower
 
 Array = npt.NDArray[np.float32]
 Told = Callable[[str, int, int], object]
@@ -44,7 +49,7 @@ class Fit:
 
     Attributes:
         choice: of the settings.
-        p50_s: median of 60 plans; `p99_s` the slowest but one of them.
+        p50_s: median of 60 plans, each after a sleep; `p99_s` the slowest but one of them.
         loss: what its first actions are worth less than the full plan's, by the bundle's model,
             mean over observations, in the plant's reward units; `error` its standard error.
         budget_s: what a plan may take.
@@ -107,7 +112,8 @@ def fit(bundle: Bundle, period_s: float = 0.0, share: float = 0.5, *, again: boo
         )
     if not again and (known := load(bundle, budget_s)) is not None:
         return known
-    found = _search(bundle, budget_s, told)
+    asleep_s = min(period_s or bundle.manifest.period_s, _ASLEEP_S)
+    found = _search(bundle, budget_s, asleep_s, told)
     if bundle.path is not None:
         _save(found, bundle.path)
     return found
@@ -190,14 +196,24 @@ def candidates(bundle: Bundle) -> list[Choice]:
     return sorted(found, key=work)
 
 
-def _quick(bundle: Bundle, choice: Choice, observations: Sequence[Array]) -> float:
+def _timed(planner: Planner, observations: Sequence[Array], asleep_s: float) -> list[float]:
+    """Seconds of a plan for each observation, with a sleep before each."""
+    took = []
+    for observation in observations:
+        time.sleep(asleep_s)
+        took.append(planner.plan(observation).compute_s)
+    return took
+
+
+def _quick(bundle: Bundle, choice: Choice, observations: Sequence[Array], asleep_s: float
+           ) -> float:
     """Median seconds of a few plans."""
     planner = Planner(bundle, **dataclasses.asdict(choice))
     planner.warm_up(1)
-    return float(np.median([planner.plan(o).compute_s for o in observations]))
+    return float(np.median(_timed(planner, observations, asleep_s)))
 
 
-def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
+def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit:
     observations = probes(bundle)
     few = [observations[i % len(observations)] for i in range(5)]
     every = candidates(bundle)
@@ -207,7 +223,8 @@ def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
     sizes = sorted({c.samples for c in every})
     ways = {(c.horizon, c.precision) for c in every}
     for done, (horizon, precision) in enumerate(sorted(ways)):
-        times = {t: _quick(bundle, Choice(sizes[len(sizes) // 2], 1, horizon, t, precision), few)
+        times = {t: _quick(bundle, Choice(sizes[len(sizes) // 2], 1, horizon, t, precision), few,
+                            asleep_s)
                  for t in {c.threads for c in every}}
         # A second thread must pay clearly: it is the first to suffer from what else runs.
         fastest[horizon, precision] = min(times, key=lambda t: times[t] * (1.0 if t == 1 else 1.2))
@@ -216,7 +233,7 @@ def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
     timed: list[tuple[Choice, float]] = []
     for done, choice in enumerate(open_):
         slower_known = any(t > budget_s and _dominates(c, choice) for c, t in timed)
-        seconds = float('inf') if slower_known else _quick(bundle, choice, few)
+        seconds = float('inf') if slower_known else _quick(bundle, choice, few, asleep_s)
         timed.append((choice, seconds))
         told('timing', done + 1, len(open_))
     fitting = [(c, t) for c, t in timed if t <= budget_s]
@@ -243,8 +260,8 @@ def _search(bundle: Bundle, budget_s: float, told: Told) -> Fit:
     for choice, _, loss, error in [*equal, *rest]:
         planner = Planner(bundle, **dataclasses.asdict(choice))
         planner.warm_up()
-        took = [planner.plan(observations[i % len(observations)]).compute_s
-                for i in range(_PLANS)]
+        took = _timed(planner, [observations[i % len(observations)] for i in range(_PLANS)],
+                      asleep_s)
         p99_s = sorted(took)[-2]
         found = Fit(choice, float(np.median(took)), p99_s, loss, error, budget_s, bundle.hash,
                     machine(), tried)
