@@ -220,9 +220,6 @@ class TrainingConfig:
     episode_decisions: int = 0
     # Gradient updates per decision.
     update_ratio: float = 0.5
-    # Replayed windows are drawn with a probability proportional to their temporal-difference error
-    # to this power (prioritised replay); 0: each as often as any other.
-    priority: float = 0.0
     # The learning rate falls linearly to this share of agent.learning_rate over the training.
     learning_rate_end: float = 0.1
     # Planner budget while collecting (samples x iterations); 0 plans nothing, the policy acts.
@@ -269,7 +266,6 @@ class TrainingConfig:
         _require(1 <= self.random_episodes <= self.episodes, 'training.random_episodes',
                  self.random_episodes, 'from 1 to training.episodes')
         _require(self.update_ratio > 0, 'training.update_ratio', self.update_ratio, 'above 0')
-        _require(0 <= self.priority <= 1, 'training.priority', self.priority, 'from 0 to 1')
         _require(0 < self.learning_rate_end <= 1, 'training.learning_rate_end',
                  self.learning_rate_end, 'above 0, at most 1')
         _require(self.evaluate_every >= 1 or not self.keep_best, 'training.evaluate_every',

@@ -101,15 +101,8 @@ class Replay:
             self._starts[horizon] = np.concatenate(starts)
         return self._starts[horizon]
 
-    def sample(self, rng: np.random.Generator, batch: int, horizon: int,
-               chances: npt.NDArray[np.float64] | None = None) -> Batch:
-        """Draw `batch` windows of `horizon` decisions.
-
-        Args:
-            rng: draws.
-            batch: windows.
-            horizon: decisions of each.
-            chances: probability of each of `starts(horizon)`; None draws uniformly.
+    def sample(self, rng: np.random.Generator, batch: int, horizon: int) -> Batch:
+        """Draw `batch` windows of `horizon` decisions, uniformly over all possible starts.
 
         Raises:
             ConfigError: no stored episode is as long as the horizon.
@@ -121,9 +114,7 @@ class Replay:
                         f'{self.episodes} episodes, all shorter', 'a horizon within one episode',
                         'lower agent.horizon, or collect longer episodes')
             )
-        drawn = (rng.integers(len(starts), size=batch) if chances is None
-                 else rng.choice(len(starts), size=batch, p=chances))
-        rows = starts[drawn] + np.arange(horizon + 1)[:, None]
+        rows = starts[rng.integers(len(starts), size=batch)] + np.arange(horizon + 1)[:, None]
         return Batch(self._observation[rows], self._action[rows[:-1]], self._reward[rows[:-1]],
                      self._terminated[rows[:-1]], rows)
 

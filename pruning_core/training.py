@@ -37,7 +37,6 @@ from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
 from pruning_core.networks import Widths
 from pruning_core.planner import SeededNoise
-from pruning_core.priorities import chances
 from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
 from pruning_core.runtime.memory import keep_freed_memory
@@ -241,10 +240,10 @@ class Trainer:
         t = self.config.training
         share = 1 - (1 - t.learning_rate_end) * self.share
         self.agent.set_learning_rate(self.config.agent.learning_rate * share)
-        summary, c = self.importance.summary(), self.config.agent
-        likely = chances(self.agent, self.replay, t.priority) if t.priority else None
+        summary = self.importance.summary()
         for i in range(count):
-            batch = self.replay.sample(self.rng, c.batch_size, c.horizon, likely)
+            batch = self.replay.sample(
+                self.rng, self.config.agent.batch_size, self.config.agent.horizon)
             self.importance.observe_samples(
                 lambda sample: task_loss(self.agent, sample), Windows.of(batch))
             losses = self.agent.update(batch)

@@ -118,11 +118,3 @@ def test_starts_follow_the_episodes(fill):
     replay.add(np.zeros((6, 3)), np.zeros((5, 1)), np.zeros(5), False)
     assert replay.episodes == 2
     assert replay.starts(2).tolist() == [0, 1, 4, 5, 6, 7] and replay.starts(5).tolist() == [4]
-
-
-def test_windows_are_drawn_as_often_as_they_should_be():
-    replay = filled([3, 1, 2])
-    chances = np.array([0.5, 0, 0.1, 0, 0.4, 0])
-    drawn = replay.sample(np.random.default_rng(0), 4000, 1, chances).row[0]
-    often = [np.mean(drawn == start) for start in replay.starts(1)]
-    np.testing.assert_allclose(often, chances, atol=0.03)

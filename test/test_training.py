@@ -127,21 +127,6 @@ def test_episodes_may_be_cut_short_and_are_not_over_for_good(tiny, tmp_path):
     assert not np.array_equal(*first)
 
 
-def test_prioritised_replay_goes_on_to_the_bit(tiny, tmp_path):
-    """Priorities are measured anew, so that an interruption has none to lose."""
-    agents = {}
-    for name, priority, interrupted in (('whole', 0.6, False), ('again', 0.6, True),
-                                        ('uniform', 0, False)):
-        config, folder = tiny(f'training.priority={priority}'), tmp_path / name
-        if interrupted:
-            with pytest.raises(KeyboardInterrupt):
-                Trainer(config, folder, InterruptAt(20)).run()
-        Trainer(config, folder).run()
-        agents[name] = load_file(folder / AGENT)
-    assert all(torch.equal(agents['whole'][k], agents['again'][k]) for k in agents['whole'])
-    assert not all(torch.equal(agents['whole'][k], agents['uniform'][k]) for k in agents['whole'])
-
-
 def test_learning_rate_falls_over_the_episodes(tiny, tmp_path):
     trainer = Trainer(tiny('training.learning_rate_end=0.2', 'training.evaluate_every=0'),
                       tmp_path / 'a')
