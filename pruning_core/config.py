@@ -215,9 +215,6 @@ class TrainingConfig:
     # Decisions after which no further episode begins, for plants whose episodes have any length;
     # 0 leaves it to `episodes`.
     decisions: int = 0
-    # Decisions after which an episode is cut short; 0 leaves it to the plant. The same number of
-    # decisions has more starts then, which pays where little happens once the task is done.
-    episode_decisions: int = 0
     # Gradient updates per decision.
     update_ratio: float = 0.5
     # The learning rate falls linearly to this share of agent.learning_rate over the training.
@@ -261,8 +258,6 @@ class TrainingConfig:
                  '0 or more')
         _require(self.episodes >= 1, 'training.episodes', self.episodes, '1 or more')
         _require(self.decisions >= 0, 'training.decisions', self.decisions, '0 or more')
-        _require(self.episode_decisions >= 0, 'training.episode_decisions',
-                 self.episode_decisions, '0 or more')
         _require(1 <= self.random_episodes <= self.episodes, 'training.random_episodes',
                  self.random_episodes, 'from 1 to training.episodes')
         _require(self.update_ratio > 0, 'training.update_ratio', self.update_ratio, 'above 0')

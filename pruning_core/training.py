@@ -219,7 +219,6 @@ class Trainer:
             observations.append(observation)
             actions.append(action)
             rewards.append(reward)
-            truncated = truncated or len(actions) == t.episode_decisions
         self.replay.add(np.stack(observations), np.stack(actions),
                         np.asarray(rewards) * c.env.reward_scale, terminated)
         self.owed += t.update_ratio * len(actions)

@@ -108,25 +108,6 @@ def test_updates_that_are_owed_are_done_later(tiny, tmp_path):
     assert [r['updates'] for r in records(tmp_path / 'a')] == [3, 7, 10, 14]
 
 
-def test_episodes_may_be_cut_short_and_are_not_over_for_good(tiny, tmp_path):
-    """The plant's 12 decisions become 5; the learning curve still has its whole episodes."""
-    short, whole = (Trainer(tiny(f'training.episode_decisions={n}', 'training.evaluate_every=4'),
-                            tmp_path / str(n)) for n in (5, 0))
-    assert short.env.config.max_episode_steps == whole.env.config.max_episode_steps == 12
-    for trainer, length in ((short, 5), (whole, 12)):
-        trainer.run()
-        assert [r['decisions'] for r in records(trainer.folder)] == [
-            length * (i + 1) for i in range(4)]
-        replay = trainer.replay.to_arrays()
-        assert list(replay['lengths']) == [length + 1] * 4
-        assert (replay['terminated'] == 0).all()
-        assert trainer.agent.updates == int(0.5 * 4 * length)
-    first, second = (t.replay.to_arrays()['observation'][[0, n + 1]]
-                     for t, n in ((short, 5), (whole, 12)))
-    np.testing.assert_array_equal(first, second, err_msg='the same starts as without')
-    assert not np.array_equal(*first)
-
-
 def test_learning_rate_falls_over_the_episodes(tiny, tmp_path):
     trainer = Trainer(tiny('training.learning_rate_end=0.2', 'training.evaluate_every=0'),
                       tmp_path / 'a')
