@@ -82,6 +82,7 @@ def returns(bundle: Bundle, seeds: Sequence[int], *, samples: int = 0, iteration
     s = planner.settings
     setting = 'policy' if policy_alone else (
         f'{s.samples}x{s.iterations}_h{s.horizon}'
+        + (f'_o{s.policy_margin:g}' if s.policy_margin else '')
         + (f'_p{s.pushes}m{s.push_margin:g}' if s.pushes else '') + f'_{precision}')
     file = cache / f'{identity(bundle)}_{setting}.jsonl'
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,7 @@ def measure(agent: str, removed: int, updates: int, way: str, episodes: int) -> 
     seconds = time.perf_counter() - began
     seeds = evaluation_seeds(episodes)
     # TD-MPC's own planner, as in the studies.
-    planner = run.config.without_pushes().planner.scaled(*BUDGET)
+    planner = run.config.with_plain_planner().planner.scaled(*BUDGET)
     planned = evaluate(run.agent, run.config.env, seeds, planner)
     policy = evaluate(run.agent, run.config.env, seeds, None)
     return {'removed': 1 - count_parameters(run.agent.components) / dense,

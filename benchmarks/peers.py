@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig
-from pruning_core.planner import SeededNoise, TorchPlanner, plan_start, plan_step, pushed
+from pruning_core.planner import SeededNoise, TorchPlanner, chosen, plan_start, plan_step
 from pruning_core.runtime.pushes import push_noise
 
 OBSERVATION = torch.tensor([[0.6, 0.8, 0.1]])  # scaled, of the pendulum
@@ -114,7 +114,7 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         lambda start, mean, std, noise: plan_step(net, start, mean, std, noise, c, discount)[:2],
         dynamic=False)
     begin: Any = torch.compile(lambda o, noise: plan_start(net, o, noise, discount), dynamic=False)
-    end: Any = torch.compile(lambda start, mean: pushed(net, start, mean, c, discount),
+    end: Any = torch.compile(lambda start, mean: chosen(net, start, mean, c, discount),
                              dynamic=False)
     a = [m for m in net['policy'].modules() if isinstance(m, nn.Linear)][-1].out_features
     pushes = torch.from_numpy(push_noise(c.horizon, c.pushes, a))[:, None]
@@ -126,7 +126,7 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         mean, std = torch.zeros(c.horizon, 1, a), torch.full((c.horizon, 1, a), c.max_std)
         for _ in range(c.iterations):
             mean, std = step(start, mean, std, torch.randn(c.horizon, 1, c.samples, a))
-        return (end(start, mean) if c.pushes else mean)[0]
+        return (end(start, mean) if c.policy_margin or c.pushes else mean)[0]
 
     return plan
 
@@ -204,9 +204,19 @@ class NumpyPlan:
             spread = np.sqrt((weight * (actions[:, best] - centre[:, None]) ** 2).sum(1))
             std = np.clip(spread, c.min_std, c.max_std)
             mean = c.momentum * mean + (1 - c.momentum) * centre
+        return self._chosen(z, mean, plans, values)[0]
+
+    def _chosen(self, z: np.ndarray, mean: np.ndarray, plans: np.ndarray, values: np.ndarray
+                ) -> np.ndarray:
+        c = self.c
+        if not (c.policy_margin or c.pushes):
+            return mean
+        mean = np.clip(mean, -1, 1)
+        value = self.value(z, mean[:, None])[0]
+        if c.policy_margin and not value > values[0] + c.policy_margin:
+            mean, value = plans[:, 0], values[0]
         if c.pushes:
-            mean = np.clip(mean, -1, 1)
             best = c.policy_samples + int(np.argmax(values[c.policy_samples:]))
-            if values[best] > self.value(z, mean[:, None])[0] + c.push_margin:
+            if values[best] > value + c.push_margin:
                 mean = plans[:, best]
-        return mean[0]
+        return mean

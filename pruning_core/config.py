@@ -154,11 +154,15 @@ class PlannerConfig:
     samples: int = 512
     # Plans proposed by the policy.
     policy_samples: int = 25
+    # The refined plan acts where it is worth so much more than the policy's own, in scaled reward:
+    # more than it is better by chance. Elsewhere the policy acts, which does not tremble. 0: the
+    # refined plan always acts, as in TD-MPC.
+    policy_margin: float = 0.0
     # Pushes: plans that hold one action at a limit before the policy goes on, for 1, 2, 4, ...
     # decisions; so many lengths, for each action and limit. 0: none, as in TD-MPC.
     pushes: int = 0
-    # A push acts where it is worth so much more than the refined plan, in scaled reward: more than
-    # the values are wrong by.
+    # A push acts where it is worth so much more than what would act else, in scaled reward: more
+    # than the values are wrong by.
     push_margin: float = 0.03
     # Best plans that form the next mean and standard deviation.
     elites: int = 64
@@ -180,7 +184,8 @@ class PlannerConfig:
                  'at most samples + policy_samples')
         _require(0 <= self.pushes <= MOST_PUSHES, 'planner.pushes', self.pushes,
                  f'from 0 to {MOST_PUSHES}')
-        _require(self.push_margin >= 0, 'planner.push_margin', self.push_margin, '0 or more')
+        for name in ('policy_margin', 'push_margin'):
+            _require(getattr(self, name) >= 0, f'planner.{name}', getattr(self, name), '0 or more')
         _require(self.temperature >= 0, 'planner.temperature', self.temperature, '0 or more')
         _require(0 <= self.momentum < 1, 'planner.momentum', self.momentum, 'from 0 to below 1')
         _require(0 < self.min_std <= self.max_std, 'planner.min_std', self.min_std,
@@ -487,13 +492,14 @@ class Config:
                  f'a number without a common divisor with agent.policy_every, {policy}: the '
                  "policy's gradients would never be seen")
 
-    def without_pushes(self) -> Config:
+    def with_plain_planner(self) -> Config:
         """The same with TD-MPC's own planner."""
-        return dataclasses.replace(self, planner=dataclasses.replace(self.planner, pushes=0))
+        return dataclasses.replace(self, planner=dataclasses.replace(
+            self.planner, policy_margin=0.0, pushes=0))
 
     def collecting_planner(self) -> PlannerConfig:
-        """What acts while data is collected; agents are not shown to learn more with pushes."""
-        return self.without_pushes().planner.scaled(
+        """What acts while data is collected; agents are not shown to learn more by another."""
+        return self.with_plain_planner().planner.scaled(
             self.training.collect_samples, self.training.collect_iterations)
 
 

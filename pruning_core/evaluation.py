@@ -100,9 +100,10 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
 def budget_of(planner: PlannerConfig) -> dict[str, float]:
     """What of a planner's settings is kept beside returns, to tell which may be compared.
 
-    Pushes only where there are any: results of before there were stay comparable.
+    Margins and pushes only where there are any: results of before there were stay comparable.
     """
     return {name: getattr(planner, name) for name in ('horizon', 'samples', 'iterations')} | (
+        {'policy_margin': planner.policy_margin} if planner.policy_margin else {}) | (
         {'pushes': planner.pushes, 'push_margin': planner.push_margin} if planner.pushes else {})
 
 

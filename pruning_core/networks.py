@@ -164,7 +164,7 @@ def count_plan_macs(widths: Widths, horizon: int, samples: int, proposed: int,
     """Multiply-accumulates of one plan: H dynamics and reward steps, a policy and two Q each.
 
     Proposed plans are rolled out and valued once (`runtime.pushes.proposals`), sampled plans in
-    every iteration. One more, where there are pushes, is left out.
+    every iteration. One more, where it decides what the refined plan is worth, is left out.
     """
     z, a = widths.latent, widths.actions
 

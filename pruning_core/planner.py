@@ -11,8 +11,8 @@ Z latent channels.
 
 Deviations: TD-MPC acts with the first action of one elite drawn by weight; here the weighted mean
 acts, which is what the mean converges to and leaves no second source of noise in a control loop.
-With `planner.pushes` plans are proposed that push, beside those of the policy (`runtime.pushes`),
-and the best of them acts where it is worth clearly more than that mean (`pushed`).
+With `planner.policy_margin` that mean acts only where it is worth clearly more than the policy's
+own plan, and with `planner.pushes` plans that push (`runtime.pushes`) where they are: `chosen`.
 """
 
 from __future__ import annotations
@@ -123,28 +123,40 @@ def plan_step(components: nn.ModuleDict, start: Start, mean: Tensor, std: Tensor
                 spread.clamp(config.min_std, config.max_std), elites, best)
 
 
-def pushed(components: nn.ModuleDict, start: Start, mean: Tensor, config: PlannerConfig,
+def chosen(components: nn.ModuleDict, start: Start, mean: Tensor, config: PlannerConfig,
            discount: float) -> Tensor:
-    """The refined plan, or the best push where that is worth more by `config.push_margin`.
+    """What acts: the policy, the refined plan or a push, by what each is worth.
+
+    Beside the goal nearly all plans are worth the same, and the mean of the best few of many
+    sampled ones trembles: there the policy acts, unless the refined plan is worth more by
+    `config.policy_margin`. The best push acts where it is worth more than that by
+    `config.push_margin`.
 
     Args:
         components: the agent's modules.
-        start: from `plan_start`; pushes are its last proposals.
+        start: from `plan_start`; its first proposal is the policy's plan, its last are pushes.
         mean: (H, E, A) the refined plans.
-        config: number of the policy's plans, and the margin.
+        config: number of the policy's plans, and the margins.
         discount: per-decision factor.
 
     Returns:
         (H, E, A), in [-1, 1].
     """
-    mean = mean.clamp(-1, 1)
-    value = plan_values(components, start.latent.unsqueeze(1), mean.unsqueeze(2), discount)
-    best, index = start.policy_values[:, config.policy_samples:].max(1)
-    index = (config.policy_samples + index)[None, :, None, None].expand(
-        len(mean), -1, 1, mean.shape[-1])
-    push = start.policy_actions.gather(2, index).squeeze(2)
-    worth = best.isfinite() & (best > value[:, 0] + config.push_margin)
-    return torch.where(worth[None, :, None], push, mean)
+    plan = mean.clamp(-1, 1)
+    value = plan_values(components, start.latent.unsqueeze(1), plan.unsqueeze(2), discount)[:, 0]
+    if config.policy_margin:
+        own = start.policy_values[:, 0]
+        stays = own.isfinite() & ~(value > own + config.policy_margin)
+        plan = torch.where(stays[None, :, None], start.policy_actions[:, :, 0], plan)
+        value = torch.where(stays, own, value)
+    if config.pushes:
+        best, index = start.policy_values[:, config.policy_samples:].max(1)
+        index = (config.policy_samples + index)[None, :, None, None].expand(
+            len(plan), -1, 1, plan.shape[-1])
+        push = start.policy_actions.gather(2, index).squeeze(2)
+        worth = best.isfinite() & (best > value + config.push_margin)
+        plan = torch.where(worth[None, :, None], push, plan)
+    return plan
 
 
 class SeededNoise:
@@ -217,7 +229,7 @@ class TorchPlanner:
         for _ in range(c.iterations):
             noise = self.noise(c.horizon, c.samples, actions)
             mean, std, _, _ = plan_step(self.components, start, mean, std, noise, c, self.discount)
-        if c.pushes:
-            mean = pushed(self.components, start, mean, c, self.discount)
+        if c.policy_margin or c.pushes:
+            mean = chosen(self.components, start, mean, c, self.discount)
         self._mean = mean
         return mean[0].clone()

@@ -29,9 +29,10 @@ class Drawn:
         return torch.from_numpy(drawn[:, None])
 
 
+@pytest.mark.parametrize('margin', [0.0, 0.01])
 @pytest.mark.parametrize('pushes', [0, 3])
 @pytest.mark.parametrize('actions', [1, 2])
-def test_numpy_plans_as_torch_does(load_benchmark, pushes, actions):
+def test_numpy_plans_as_torch_does(load_benchmark, pushes, actions, margin):
     """One policy plan, without noise: there alone the two differ, torch's first has none."""
     peers = load_benchmark('peers')
     torch.manual_seed(1)
@@ -39,7 +40,7 @@ def test_numpy_plans_as_torch_does(load_benchmark, pushes, actions):
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.5)
     config = PlannerConfig(horizon=4, samples=24, policy_samples=1, elites=6, iterations=2,
-                           pushes=pushes, push_margin=0.0)
+                           pushes=pushes, push_margin=0.0, policy_margin=margin)
     rival = peers.NumpyPlan(net, config, DISCOUNT, 0.0)
     rival.rng = Drawn()
     pushed = 0

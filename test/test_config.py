@@ -94,6 +94,7 @@ def test_override_leaves_its_source_alone():
     ({'planner': {'pushes': 17}}, ['planner.pushes', 'from 0 to 16']),
     ({'planner': {'pushes': [1, 2]}}, ['planner.pushes']),
     ({'planner': {'push_margin': -0.1}}, ['planner.push_margin', '0 or more']),
+    ({'planner': {'policy_margin': -0.1}}, ['planner.policy_margin', '0 or more']),
     ({'training': {'random_episodes': 31}}, ['training.random_episodes']),
     ({'training': {'checkpoint_every': 0}}, ['training.checkpoint_every']),
     ({'training': {'seed': -1}}, ['training.seed']),
@@ -109,14 +110,17 @@ def test_wrong_values_are_refused(values, said, four_parts):
     four_parts(error, *said)
 
 
-def test_data_is_collected_without_pushes():
-    given = config.from_dict({'planner': {'pushes': 3, 'samples': 100}, 'training': {
-        'collect_samples': 50, 'collect_iterations': 1}})
+def test_data_is_collected_by_the_plain_planner():
+    given = config.from_dict({
+        'planner': {'pushes': 3, 'policy_margin': 0.1, 'samples': 100},
+        'training': {'collect_samples': 50, 'collect_iterations': 1}})
     planner = given.collecting_planner()
     assert (planner.pushes, planner.samples, planner.iterations) == (0, 50, 1)
+    assert planner.policy_margin == 0
     assert planner.temperature == given.planner.temperature
-    assert given.without_pushes() == config.from_dict({'planner': {'samples': 100}, 'training': {
-        'collect_samples': 50, 'collect_iterations': 1}})
+    assert given.with_plain_planner() == config.from_dict({
+        'planner': {'samples': 100},
+        'training': {'collect_samples': 50, 'collect_iterations': 1}})
 
 
 @pytest.mark.parametrize('text', ['pruning.sparsity', 'sparsity=0.5', '=3', '.a=3', 'a.=3',

@@ -157,3 +157,5 @@ def test_what_is_kept_of_a_planner_tells_which_returns_may_be_compared():
     assert budget_of(plain) == {'horizon': 4, 'samples': 64, 'iterations': 2}
     pushing = dataclasses.replace(plain, pushes=2)
     assert budget_of(pushing) == {**budget_of(plain), 'pushes': 2, 'push_margin': 0.5}
+    judging = dataclasses.replace(plain, policy_margin=0.1)
+    assert budget_of(judging) == {**budget_of(plain), 'policy_margin': 0.1}

@@ -16,10 +16,10 @@ from pruning_core.planner import (
     SeededNoise,
     Start,
     TorchPlanner,
+    chosen,
     plan_start,
     plan_step,
     plan_values,
-    pushed,
 )
 
 DISCOUNT = 0.9
@@ -196,9 +196,39 @@ def test_a_push_acts_where_it_is_worth_more_by_the_margin(line, refined, margin,
     latent = torch.full((1, 1), 0.55)
     values = plan_values(line, latent[:, None].expand(-1, 3, -1), plans, DISCOUNT)
     config = PlannerConfig(horizon=2, policy_samples=1, pushes=1, push_margin=margin)
-    found = pushed(line, Start(latent, plans, values), torch.tensor(refined)[:, None, None],
+    found = chosen(line, Start(latent, plans, values), torch.tensor(refined)[:, None, None],
                    config, DISCOUNT)
     assert found.flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(('refined', 'margin', 'expected'), [
+    ([0.4, 0.0], 0.1, [0.4, 0.0]),  # the policy's is worth 0.114 less
+    ([0.4, 0.0], 0.12, [0.2, 0.0]),
+    ([0.2, 0.0], 0.001, [0.2, 0.0]),
+    ([0.0, 0.0], 0.001, [0.2, 0.0]),
+    ([float('nan'), 0.0], 0.001, [0.2, 0.0]),
+])
+def test_the_policy_acts_unless_the_refined_plan_is_worth_more_by_the_margin(
+        line, refined, margin, expected):
+    plans = torch.tensor([[0.2, 0.0], [0.45, 0.0]]).T[:, None, :, None]  # its own, and with noise
+    latent = torch.full((1, 1), 0.55)
+    values = plan_values(line, latent[:, None].expand(-1, 2, -1), plans, DISCOUNT)
+    config = PlannerConfig(horizon=2, policy_samples=2, policy_margin=margin)
+    found = chosen(line, Start(latent, plans, values), torch.tensor(refined)[:, None, None],
+                   config, DISCOUNT)
+    assert found.flatten().tolist() == pytest.approx(expected)
+
+
+def test_a_push_is_held_against_what_would_act_else(line):
+    """The refined plan is worth little more than the policy's: so the policy acts, or the push."""
+    plans = torch.tensor([[0.2, 0.0], [1.0, 0.0], [-1.0, 0.0]]).T[:, None, :, None]
+    latent = torch.full((1, 1), 0.55)
+    values = plan_values(line, latent[:, None].expand(-1, 3, -1), plans, DISCOUNT)
+    acts = [chosen(line, Start(latent, plans, values), torch.tensor([0.25, 0.0])[:, None, None],
+                   PlannerConfig(horizon=2, policy_samples=1, policy_margin=0.1, pushes=1,
+                                 push_margin=margin), DISCOUNT).flatten().tolist()
+            for margin in (0.0, 9.0)]
+    assert acts == [[1.0, 0.0], pytest.approx([0.2, 0.0])]
 
 
 def test_plan_zero_is_the_policy_itself(line):

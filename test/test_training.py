@@ -148,7 +148,8 @@ def test_same_seed_same_run(tiny, tmp_path, same_result):
 
 @pytest.mark.parametrize('overrides', [['training.evaluate_every=0'],
                                        ['training.checkpoint_every=3'],
-                                       ['planner.pushes=3', 'planner.push_margin=0']])
+                                       ['planner.pushes=3', 'planner.push_margin=0',
+                                        'planner.policy_margin=0.01']])
 def test_neither_watching_nor_pushes_change_what_is_learned(tiny, tmp_path, trained, overrides):
     folder = Trainer(tiny(*overrides), tmp_path / 'a').run()
     expected, found = load_file(trained / AGENT), load_file(folder / AGENT)

@@ -108,8 +108,8 @@ def operations(widths: Mapping[str, Any], horizon: int, samples: int, proposed: 
     """Floating-point operations of one plan: two for each multiply-add.
 
     H dynamics and reward steps, a policy and two values for each plan; those that are proposed
-    are valued once (`pushes.proposals`), sampled ones in each iteration. One more, where there are
-    pushes, is left out.
+    are valued once (`pushes.proposals`), sampled ones in each iteration. One more, where it
+    decides what the refined plan is worth, is left out.
     """
     z, a = widths['latent'], widths['actions']
 

@@ -82,7 +82,8 @@ class PlannerSettings:
     min_std: float
     max_std: float
     policy_noise: float
-    pushes: int = 0  # bundles without any do not have these two
+    policy_margin: float = 0.0  # of these three, bundles have those alone that they use
+    pushes: int = 0
     push_margin: float = 0.03
 
 
@@ -142,6 +143,8 @@ class Manifest:
                 values[name][limit] = [
                     v if math.isfinite(v) else None for v in values[name][limit]]
         values['lyapunov'] = self.lyapunov.to_json() if self.lyapunov else None
+        if not self.planner.policy_margin:
+            del values['planner']['policy_margin']
         if not self.planner.pushes:
             del values['planner']['pushes'], values['planner']['push_margin']
         return {'schema': SCHEMA, **values}
@@ -493,8 +496,9 @@ def _check(manifest: Manifest) -> None:
                 raise TypeError(f'{name} is {value!r}')
     if not 0 <= manifest.discount < 1:
         raise ValueError(f'discount is {manifest.discount!r}, not from 0 to below 1')
-    for name in ('temperature', 'momentum', 'policy_noise', 'push_margin'):
-        if not 0 <= getattr(p, name) < math.inf:
+    for name in ('temperature', 'momentum', 'policy_noise', 'policy_margin',
+                 'push_margin'):
+        if isinstance(getattr(p, name), bool) or not 0 <= getattr(p, name) < math.inf:
             raise ValueError(f'planner.{name} is {getattr(p, name)!r}, not 0 or more')
     candidate = manifest.lyapunov
     if candidate is not None and (

@@ -207,7 +207,7 @@ class Planner:
              'policy_actions': self._policy_actions,
              'policy_values': np.full_like(self._policy_values, -np.inf),
              'elites': np.ones(1, np.int64)}, {'elite_values': self._judged})
-        self._judging = Pace()  # what the refined plan is worth, where there are pushes
+        self._judging = Pace()  # what the refined plan is worth, where that decides
         self._last = Pace()  # from there to the command
 
     def _bound(self, step: onnxruntime.InferenceSession, samples: int) -> _Size:
@@ -378,14 +378,14 @@ class Planner:
         if not done:
             self._mean[:] = self._policy_actions[:, 0]
             self._judging.rest()
-        elif s.pushes:  # many plans made this one: what it is worth itself is not known yet
+        elif s.policy_margin or s.pushes:
+            # Many plans made this one: what it is worth itself is not known yet.
             np.clip(self._mean, -1, 1, out=self._mean)
             self._judge.run()
             value = float(self._judged[0])
             before, now = now, self._clock()
             self._judging.observe(now - before)
-        if s.pushes:
-            value = self._pushed(value)
+        value = self._chosen(value)
         # One plan that is not finite must not spoil all later ones through the warm start.
         np.clip(self._mean[0], -1, 1, out=self._action[0])
         if not np.isfinite(self._mean).all():
@@ -402,22 +402,27 @@ class Planner:
                     s.iterations - len(done), s.iterations * s.samples - sum(done), gap,
                     self._compute_s)
 
-    def _pushed(self, value: float) -> float:
-        """Let a push take the place of the plan, if it is worth enough more.
+    def _chosen(self, value: float) -> float:
+        """Let the policy or a push take the place of the plan, as `planner.chosen` does in torch.
 
         Args:
             value: of the plan.
 
         Returns:
-            The value of the plan that acts. A push whose value is not finite does not.
+            The value of the plan that acts. One whose value is not finite takes no place.
         """
-        first = self.settings.policy_samples
-        best = first + int(np.argmax(self._policy_values[first:]))
-        pushed = float(self._policy_values[best])
-        if not (math.isfinite(pushed) and pushed > value + self.settings.push_margin):
-            return value
-        self._mean[:] = self._policy_actions[:, best]
-        return pushed
+        s = self.settings
+        own = float(self._policy_values[0])
+        if s.policy_margin and math.isfinite(own) and not value > own + s.policy_margin:
+            self._mean[:] = self._policy_actions[:, 0]
+            value = own
+        if s.pushes:
+            best = s.policy_samples + int(np.argmax(self._policy_values[s.policy_samples:]))
+            pushed = float(self._policy_values[best])
+            if math.isfinite(pushed) and pushed > value + s.push_margin:
+                self._mean[:] = self._policy_actions[:, best]
+                value = pushed
+        return value
 
     @property
     def mean(self) -> Array:

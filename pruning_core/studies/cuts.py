@@ -196,16 +196,16 @@ class CutConfig:
     catch_up: bool = False
 
 
-def without_pushes(folder: Path) -> Run:
-    """An agent that plans as TD-MPC does: pushes are not to hide what a cut costs."""
+def planning_plainly(folder: Path) -> Run:
+    """An agent that plans as TD-MPC does: nothing is to hide what a cut costs."""
     run = load_run(folder)
-    return dataclasses.replace(run, config=run.config.without_pushes())
+    return dataclasses.replace(run, config=run.config.with_plain_planner())
 
 
 def cut(config: CutConfig, context: Context) -> dict[str, Any]:
     """Prune and measure; the second folder that it needs has the scores."""
     torch.set_num_threads(1)
-    run = without_pushes(context.needs[0] / FOLDER)
+    run = planning_plainly(context.needs[0] / FOLDER)
     dense = count_parameters(run.agent.components)
     if config.way != 'dense':
         run = _smaller(run, config, context)

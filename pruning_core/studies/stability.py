@@ -37,7 +37,7 @@ from pruning_core.robustness import Point, delay_margin, delay_of, sweep
 from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
 from pruning_core.studies.claims import spoken
-from pruning_core.studies.cuts import without_pushes
+from pruning_core.studies.cuts import planning_plainly
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, known, verdict
 from pruning_core.studies.study import Study
@@ -164,7 +164,7 @@ def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> d
 def row(config: RowConfig, context: Context) -> dict[str, Any]:
     """Prune and measure one agent; the pruned agent is kept in the trial's folder."""
     source, size = zoo.find(config.agent), config.size
-    run = without_pushes(source)
+    run = planning_plainly(source)
     achieved, dense = 0.0, count_parameters(run.agent.components)
     if config.sparsity:
         if not (context.folder / files.AGENT).is_file():
@@ -176,7 +176,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
             shrunk = shrink(run, plan, changed, context.progress)
             files.save_run(context.folder, dataclasses.replace(run.config, pruning=changed),
                            run.agent, shrunk.importance, None)
-        run = without_pushes(context.folder)
+        run = planning_plainly(context.folder)
         achieved = 1 - count_parameters(run.agent.components) / dense
     return {'agent': source.name, 'sparsity': config.sparsity, 'score': config.score,
             'achieved': achieved, **_measure(run, size, context)}
@@ -184,7 +184,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
 
 def latency(config: LatencyConfig, context: Context) -> dict[str, Any]:
     """Planning time of an agent's bundle with its own, full planner, and the delay it means."""
-    run = without_pushes(context.needs[0] if config.sparsity else zoo.find(config.agent))
+    run = planning_plainly(context.needs[0] if config.sparsity else zoo.find(config.agent))
     with tempfile.TemporaryDirectory() as scratch:
         bundle, _ = export(run, Path(scratch) / 'bundle')
         found = measure_latency(bundle, 1.0, context.progress)

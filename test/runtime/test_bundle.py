@@ -292,13 +292,23 @@ def test_pushes_of_a_manifest(edit, pushes, margin):
         refused(edit, change)
 
 
+@pytest.mark.parametrize('margin', [0.03, 1, -0.1, math.inf, math.nan, None, 'x', True, 0.0])
+def test_margin_of_the_policy_in_a_manifest(edit, margin):
+    def change(m):
+        m['planner'].update(policy_margin=margin)
+    if margin in (0.03, 1) and margin is not True:
+        assert edit(change).manifest.planner.policy_margin == margin
+    else:
+        refused(edit, change)
+
+
 def fields():
     """Every place of a manifest, nested ones with dots."""
     return ['schema', 'env_id', 'period_s', 'observation', 'action', 'planner', 'discount',
             'reward_scale', 'widths', 'parameters', 'dense_parameters', 'macs', 'dense_macs',
             'parent', 'gates', 'lyapunov', 'opset', 'config', 'seeds', 'files',
             *(f'planner.{f.name}' for f in dataclasses.fields(module.PlannerSettings)
-              if not f.name.startswith('push')),  # they came later
+              if not f.name.startswith(('push', 'policy_margin'))),  # they came later
             *(f'{s}.{f.name}' for s in ('observation', 'action')
               for f in dataclasses.fields(module.Signal))]
 

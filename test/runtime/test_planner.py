@@ -48,6 +48,9 @@ SIZES = {
         'Pendulum-v1'),
     'two actions': ({}, {'latent': 4}, 'TestCrane-v0'),
     'pushes': ({'planner': {**SHORT, 'pushes': 2, 'push_margin': 0.001}}, {}, 'Pendulum-v1'),
+    'margin': ({'planner': {**SHORT, 'policy_margin': 0.002}}, {}, 'Pendulum-v1'),
+    'margin, pushes': ({'planner': {**SHORT, 'policy_margin': 0.002, 'pushes': 2,
+                                    'push_margin': 0.001}}, {}, 'Pendulum-v1'),
     'two actions, pushes': ({'planner': {**SHORT, 'pushes': 2, 'push_margin': 0.001}},
                             {'latent': 4}, 'TestCrane-v0'),
 }
@@ -208,11 +211,54 @@ def test_values_that_are_not_finite_push_nothing(made, wrong):
     planner.plan(GOOD)
     plan = planner.mean.copy()
     planner._policy_values[:] = wrong
-    assert planner._pushed(1.0) == 1.0
+    assert planner._chosen(1.0) == 1.0
     planner._policy_values[:] = 9.0
-    assert math.isnan(planner._pushed(math.nan))
+    assert math.isnan(planner._chosen(math.nan))
     assert (planner.mean == plan).all()
-    assert planner._pushed(1.0) == 9.0
+    assert planner._chosen(1.0) == 9.0
+
+
+def test_the_policy_acts_where_the_refined_plan_is_worth_little_more(made):
+    """With a margin that half of the refined plans exceed; the plan says what acts is worth."""
+    _, bundle = made('margin')
+    manifest = bundle.manifest
+
+    def planner(margin):
+        return Planner(dataclasses.replace(bundle, manifest=dataclasses.replace(
+            manifest, planner=dataclasses.replace(manifest.planner, policy_margin=margin))))
+
+    seen, always, never = observations(manifest, 30), planner(1e-12), planner(1e9)
+    refined, own, more = [], [], []
+    for observation in seen:
+        for one in (always, never):
+            one.reset(5)
+        refined.append(always.plan(observation))
+        own.append(never.plan(observation))
+        np.testing.assert_array_equal(own[-1].action, own[-1].policy_action)
+        assert own[-1].value == pytest.approx(
+            float(never._policy_values[0]) / manifest.reward_scale, abs=1e-5)
+        more.append((refined[-1].value - own[-1].value) * manifest.reward_scale)
+    assert np.median(more) > 0
+    half = planner(float(np.median(more)))
+    for observation, one, other, gain in zip(seen, refined, own, more, strict=True):
+        half.reset(5)
+        found, expected = half.plan(observation), (one if gain > np.median(more) else other)
+        np.testing.assert_array_equal(found.action, expected.action)
+        assert found.value == expected.value
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_a_policy_whose_value_is_not_finite_takes_no_place(made, wrong):
+    _, bundle = made('margin')
+    planner = Planner(bundle)
+    planner.plan(GOOD)
+    planner._mean[:] = 0.123
+    planner._policy_values[:] = wrong
+    assert planner._chosen(-5.0) == -5.0
+    assert (planner.mean == np.float32(0.123)).all()
+    planner._policy_values[:] = 1.0
+    assert planner._chosen(math.nan) == 1.0, 'of a refined plan that is not finite it does'
+    assert (planner.mean == planner._policy_actions[:, 0]).all()
 
 
 def test_value_of_a_plan_outlives_a_tick_that_went_wrong(made):
@@ -229,7 +275,7 @@ def test_no_graph_is_opened_twice(made, monkeypatch):
     opened = []
     monkeypatch.setattr('pruning_core.runtime.planner.session',
                         lambda content, *rest: opened.append(content) or session(content, *rest))
-    for name in ('tiny', 'pushes'):
+    for name in ('tiny', 'pushes', 'margin'):
         Planner(made(name)[1])
         assert len(opened) == len(set(opened)) == 3
         opened.clear()
@@ -242,7 +288,7 @@ def test_a_bundle_from_before_there_were_pushes_has_none(made, tmp_path):
         bundle.manifest.planner, pushes=0, push_margin=0.03))
     older = write(tmp_path / 'older', manifest, bundle.graphs)
     known = json.loads((tmp_path / 'older' / MANIFEST).read_text())['planner']
-    assert not {'pushes', 'push_margin'} & set(known)
+    assert not {'policy_margin', 'pushes', 'push_margin'} & set(known)
     again = open_bundle(tmp_path / 'older')
     assert (again.hash, again.manifest.planner.pushes) == (older.hash, 0)
     planner = Planner(again)
@@ -434,18 +480,19 @@ def test_a_stall_anywhere_does_not_end_refinement_for_good(made, monkeypatch, st
     assert done[-1] == 1
 
 
-@given(budget_s=st.floats(0, 200), slower=st.floats(0.2, 20), pushes=st.booleans())
-@example(budget_s=69.5, slower=19.25, pushes=False)  # even the smallest iteration is too long
-@example(budget_s=69.5, slower=19.25, pushes=True)
-def test_budget_is_kept_or_missed_by_one_iteration(made, budget_s, slower, pushes):
+@given(budget_s=st.floats(0, 200), slower=st.floats(0.2, 20),
+       name=st.sampled_from(['tiny', 'pushes', 'margin']))
+@example(budget_s=69.5, slower=19.25, name='tiny')  # even the smallest iteration is too long
+@example(budget_s=69.5, slower=19.25, name='pushes')
+def test_budget_is_kept_or_missed_by_one_iteration(made, budget_s, slower, name):
     """Also in the tick in which the machine becomes slower than it ever was."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         work = Work(monkeypatch)
-        planner = work.planner(made('pushes' if pushes else 'tiny')[1])
+        planner = work.planner(made(name)[1])
         work.slower = slower
         plan = planner.plan(GOOD, budget_s)
         later = [planner.plan(GOOD, budget_s).compute_s for _ in range(12)]
-        assert max(plan.compute_s, *later) <= budget_s + slower * (32 + pushes)
+        assert max(plan.compute_s, *later) <= budget_s + slower * (32 + (name != 'tiny'))
         assert sum(t <= 1.1 * budget_s for t in later) >= 6
 
 
