@@ -35,11 +35,14 @@ class Evaluation:
         seeds: seed of each episode.
         returns: its undiscounted, unscaled return.
         planner: what it was planned with, as of `budget_of`; None where the policy acted alone.
+        chatter: mean change of a command from decision to decision, as a share of its range;
+            None where it was not looked at.
     """
 
     seeds: tuple[int, ...]
     returns: tuple[float, ...]
     planner: dict[str, float] | None
+    chatter: float | None = None
 
     @property
     def mean(self) -> float:
@@ -86,15 +89,18 @@ def evaluate(agent: Agent, env: EnvConfig, seeds: Sequence[int], planner: Planne
     """
     _require(seeds)
     returns: list[float] = []
+    chatter: list[float] = []
     phase = 'evaluate' if planner else 'evaluate policy'
     for first in range(0, len(seeds), _BATCH):
         batch = seeds[first:first + _BATCH]
         told = _Told(progress, phase, first, len(batch), len(seeds))
         act = agent.planner(planner, SeededNoise(batch)).plan if planner else agent.policy
-        returns += _episodes(env, batch, _on_arrays(act), told)
+        found, changes = _episodes(env, batch, _on_arrays(act), told)
+        returns += found
+        chatter += changes
     progress(phase, 100 * len(seeds), 100 * len(seeds), mean=float(np.mean(returns)))
     return Evaluation(tuple(int(s) for s in seeds), tuple(returns),
-                      None if planner is None else budget_of(planner))
+                      None if planner is None else budget_of(planner), float(np.mean(chatter)))
 
 
 def budget_of(planner: PlannerConfig) -> dict[str, float]:
@@ -120,8 +126,8 @@ def evaluate_random(env: EnvConfig, seeds: Sequence[int]) -> Evaluation:
     def act(_: np.ndarray) -> np.ndarray:
         return np.stack([g.uniform(-1, 1, actions) for g in generators])
 
-    returns = _episodes(env, seeds, act, lambda _: None)
-    return Evaluation(tuple(int(s) for s in seeds), tuple(returns), None)
+    returns, chatter = _episodes(env, seeds, act, lambda _: None)
+    return Evaluation(tuple(int(s) for s in seeds), tuple(returns), None, float(np.mean(chatter)))
 
 
 def _require(seeds: Sequence[int]) -> None:
@@ -151,21 +157,31 @@ def _on_arrays(act: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.nda
 
 
 def _episodes(config: EnvConfig, seeds: Sequence[int], act: Callable[[np.ndarray], np.ndarray],
-              report: Callable[[float], None]) -> list[float]:
-    """Play one episode per seed at once; `act` turns (E, O) observations into (E, A) actions."""
+              report: Callable[[float], None]) -> tuple[list[float], list[float]]:
+    """Play one episode per seed at once; `act` turns (E, O) observations into (E, A) actions.
+
+    Returns:
+        Return and chatter of each.
+    """
     environments = [ScaledEnv(config) for _ in seeds]
     observation = np.stack([e.reset(int(s)) for e, s in zip(environments, seeds, strict=True)])
     total, running = np.zeros(len(seeds)), np.ones(len(seeds), bool)
     steps, limit = 0, environments[0].spec.max_decisions or 1000
+    changes, decided, before = np.zeros(len(seeds)), np.zeros(len(seeds)), None
     while running.any():
         action = act(observation)
+        taken = np.clip(action, -1, 1)
+        if before is not None:
+            changes += running * np.abs(taken - before).mean(1) / 2  # the range is 2
+        decided += running
+        before = taken
         for i in np.flatnonzero(running):
             observation[i], reward, terminated, truncated = environments[i].step(action[i])
             total[i] += reward
             running[i] = not (terminated or truncated)
         steps += 1
         report(min(1.0, steps / limit))
-    return [float(t) for t in total]
+    return [float(t) for t in total], [float(c) for c in changes / np.maximum(decided - 1, 1)]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
+from pruning_core import evaluation
 from pruning_core.config import EnvConfig, PlannerConfig
 from pruning_core.env import ScaledEnv
 from pruning_core.errors import ConfigError
@@ -62,6 +63,41 @@ def test_returns_against_a_loop(agent, planner, planned):
     assert found.seeds == seeds
     assert found.planner == ({'horizon': 2, 'samples': 16, 'iterations': 2} if planned else None)
     assert found.mean == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize('actions', [1, 2])
+def test_chatter_is_the_mean_change_of_the_command_over_its_range(actions):
+    """Episodes of 4 and 2 decisions, of which the first is no change; beyond a limit is at it."""
+    commands = iter([[[0.0] * actions, [1.0] * actions], [[1.0] * actions, [-9.0] * actions],
+                     [[0.0] * actions, [9.0] * actions], [[9.0] * actions, [0.0] * actions]])
+    lengths = {7: 4, 8: 2}
+
+    class Plant:
+        def __init__(self, config):
+            self.spec = ScaledEnv(ENV).spec
+
+        def reset(self, seed):
+            self.left = lengths[seed]
+            return np.zeros(3, 'f4')
+
+        def step(self, action):
+            self.left -= 1
+            return np.zeros(3, 'f4'), -1.0, False, self.left == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('pruning_core.evaluation.ScaledEnv', Plant)
+        returns, chatter = evaluation._episodes(
+            ENV, (7, 8), lambda _: np.array(next(commands)), lambda _: None)
+    assert returns == [-4.0, -2.0]
+    assert chatter == pytest.approx([(0.5 + 0.5 + 0.5) / 3, 1.0])
+
+
+def test_chatter_is_told_of_plans_policies_and_chance(agent, planner):
+    planned, policy = evaluate(agent, ENV, (1000,), planner), evaluate(agent, ENV, (1000,), None)
+    chance = evaluate_random(ENV, (1000, 1001, 1002))
+    assert 0 <= policy.chatter < planned.chatter < 1
+    assert chance.chatter == pytest.approx(1 / 3, abs=0.1), 'of two uniform numbers'
+    assert planned.to_json()['chatter'] == planned.chatter
 
 
 def test_random_actions_against_a_loop():
