@@ -122,6 +122,7 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
     @torch.no_grad()
     def plan(observation: Tensor) -> Tensor:
         drawn = policy_noise * torch.randn(c.horizon, 1, c.policy_samples, a)
+        drawn[:, :, 0] = 0
         start = begin(observation, torch.cat([drawn, pushes], dim=2))
         mean, std = torch.zeros(c.horizon, 1, a), torch.full((c.horizon, 1, a), c.max_std)
         for _ in range(c.iterations):
@@ -183,6 +184,7 @@ class NumpyPlan:
         z = self.apply('encoder', observation)
         drawn = self.policy_noise * self.rng.standard_normal(
             (c.horizon, c.policy_samples, a), np.float32)
+        drawn[:, 0] = 0
         noise = np.concatenate([drawn, push_noise(c.horizon, c.pushes, a)], axis=1)
         rolled, proposed = z.repeat(noise.shape[1], 0), []
         for added in noise:

@@ -34,7 +34,7 @@ from pruning_core.export import export
 from pruning_core.progress import for_people
 from pruning_core.runtime.bench import time_together
 from pruning_core.runtime.bundle import Bundle
-from pruning_core.runtime.fit import fit
+from pruning_core.runtime.fit import SCHEMA, fit
 from pruning_core.runtime.planner import precisions
 
 RESULT = Path(__file__).with_suffix('.json')
@@ -128,7 +128,7 @@ def main() -> None:
                           'parameters': bundles[name].manifest.parameters,
                           'bytes': bundles[name].size}
                    for name, (run, command) in made.items()},
-        'best': best, 'choice': choice, 'choice_ms': choice_ms,
+        'best': best, 'choice': choice, 'choice_ms': choice_ms, 'fit': SCHEMA,
         'returns': {key: {str(s): round(r, 3) for s, r in by_seed.items()}
                     for key, by_seed in found.items() if by_seed}}
     checkpoint.write_atomically(o.json, lambda p: p.write_text(_lines(result)))
@@ -144,8 +144,8 @@ def chosen(file: Path, bundle: Bundle, name: str, dense: Run) -> tuple[dict[str,
     """
     if file.exists():
         known = json.loads(file.read_text())
-        if (known['best'], known['agents'].get(name, {}).get('weights')) == (
-                name, identity(bundle)):
+        if (known['best'], known['agents'].get(name, {}).get('weights'), known.get('fit')) == (
+                name, identity(bundle), SCHEMA):
             return known['choice'], known['choice_ms']
     say('fitting')
     torch.set_num_threads(1)

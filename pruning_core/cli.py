@@ -525,8 +525,8 @@ def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress:
             '95 % interval': [round(low, 2), round(high, 2)],
             'worst': round(min(planned.returns), 2),
             'return, policy alone': round(policy.mean, 2),
-            **{f'chatter, {way}': round(found.chatter, 4) for way, found in (
-                ('planned', planned), ('policy alone', policy)) if found.chatter is not None},
+            'chatter, planned': round(planned.chatter, 4),
+            'chatter, policy alone': round(policy.chatter, 4),
             'return, random actions': round(random.mean, 2)}
 
 

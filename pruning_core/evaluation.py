@@ -8,6 +8,7 @@ on the same seeds differ only in what they decide (common random numbers).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,14 +36,14 @@ class Evaluation:
         seeds: seed of each episode.
         returns: its undiscounted, unscaled return.
         planner: what it was planned with, as of `budget_of`; None where the policy acted alone.
-        chatter: mean change of a command from decision to decision, as a share of its range;
-            None where it was not looked at.
+        chatter: mean change of a command from decision to decision, as a share of its range; NaN
+            where only the returns are known.
     """
 
     seeds: tuple[int, ...]
     returns: tuple[float, ...]
     planner: dict[str, float] | None
-    chatter: float | None = None
+    chatter: float = math.nan
 
     @property
     def mean(self) -> float:
@@ -56,7 +57,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return plain values with mean, interval and worst beside them."""
         low, high = self.interval()
-        return {**asdict(self), 'mean': self.mean, 'low': low, 'high': high,
+        values = asdict(self) | {'chatter': None if math.isnan(self.chatter) else self.chatter}
+        return {**values, 'mean': self.mean, 'low': low, 'high': high,
                 'std': float(np.std(self.returns)), 'worst': float(np.min(self.returns))}
 
 
@@ -172,7 +174,8 @@ def _episodes(config: EnvConfig, seeds: Sequence[int], act: Callable[[np.ndarray
         action = act(observation)
         taken = np.clip(action, -1, 1)
         if before is not None:
-            changes += running * np.abs(taken - before).mean(1) / 2  # the range is 2
+            change = np.abs(taken - before).mean(1) / 2  # the range is 2
+            changes[running] += change[running]
         decided += running
         before = taken
         for i in np.flatnonzero(running):

@@ -29,27 +29,30 @@ class Drawn:
         return torch.from_numpy(drawn[:, None])
 
 
-@pytest.mark.parametrize('margin', [0.0, 0.01])
-@pytest.mark.parametrize('pushes', [0, 3])
+@pytest.mark.parametrize(('margin', 'pushes', 'acting'), [
+    (0.0, 0, {'refined'}), (6.0, 0, {'refined', 'policy'}), (0.0, 3, {'refined', 'push'}),
+    (6.0, 3, {'refined', 'policy', 'push'})])
 @pytest.mark.parametrize('actions', [1, 2])
-def test_numpy_plans_as_torch_does(load_benchmark, pushes, actions, margin):
-    """One policy plan, without noise: there alone the two differ, torch's first has none."""
+def test_numpy_plans_as_torch_does(load_benchmark, margin, pushes, acting, actions):
+    """Over observations at which each of the refined plan, the policy and a push acts."""
     peers = load_benchmark('peers')
     torch.manual_seed(1)
     net = build(Widths.dense(NetworkConfig(latent=6, encoder_hidden=16, hidden=16), 3, actions))
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.5)
-    config = PlannerConfig(horizon=4, samples=24, policy_samples=1, elites=6, iterations=2,
-                           pushes=pushes, push_margin=0.0, policy_margin=margin)
-    rival = peers.NumpyPlan(net, config, DISCOUNT, 0.0)
-    rival.rng = Drawn()
-    pushed = 0
-    for seed in range(12):
+    config = PlannerConfig(horizon=4, samples=24, policy_samples=2, elites=6, iterations=2,
+                           pushes=pushes, push_margin=0.1 + 0.65 * margin, policy_margin=margin)
+    rival = peers.NumpyPlan(net, config, DISCOUNT, 0.3)
+    acted = set()
+    for seed in range(60):
         observation = torch.from_numpy(
             np.random.default_rng(seed).uniform(-1, 1, (1, 3)).astype('f4'))
-        ours = TorchPlanner(net, config, DISCOUNT, 0.0, Drawn())
+        ours = TorchPlanner(net, config, DISCOUNT, 0.3, Drawn())
         rival.rng = Drawn()
         found, expected = rival.plan(observation.numpy()), ours.plan(observation)[0].numpy()
         np.testing.assert_allclose(found, expected, atol=1e-4)
-        pushed += bool((np.abs(expected) == 1).any())
-    assert bool(pushed) == bool(pushes)
+        with torch.no_grad():
+            own = net['policy'](net['encoder'](observation))[0].numpy()
+        acted.add('policy' if np.allclose(own, expected, atol=1e-5)
+                  else 'push' if (np.abs(expected) == 1).any() else 'refined')
+    assert acted == acting

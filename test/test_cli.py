@@ -214,7 +214,11 @@ def test_evaluate(answer, copied):
     other = answer('evaluate', *options, '--set', 'planner.momentum=0.9')
     assert other['return, planned'] != facts['return, planned']
     assert other['return, random actions'] == facts['return, random actions']
-    stored = json.loads((copied / EVALUATION).read_text())['planned']
+    kept = json.loads((copied / EVALUATION).read_text())
+    stored = kept['planned']
+    assert 0 < facts['chatter, planned'] == pytest.approx(stored['chatter'], abs=1e-4)
+    assert 0 < facts['chatter, policy alone'] == pytest.approx(kept['policy']['chatter'], abs=1e-4)
+    assert kept['policy']['chatter'] != stored['chatter']
     assert facts['worst'] == pytest.approx(min(stored['returns']), abs=0.01)
     assert facts['95 % interval'] == pytest.approx([stored['low'], stored['high']], abs=0.01)
     assert stored['planner'] == {'horizon': 2, 'samples': 8, 'iterations': 1}

@@ -231,6 +231,19 @@ def test_a_push_is_held_against_what_would_act_else(line):
     assert acts == [[1.0, 0.0], pytest.approx([0.2, 0.0])]
 
 
+def test_each_environment_has_its_own_choice(line):
+    """One refined plan is worth enough more, at the second the policy stays, then a push acts."""
+    starts, refined = torch.tensor([[0.55], [0.95], [-2.0]]), [0.9, 0.05, 0.1]
+    proposed = torch.tensor([[0.2, 0.0], [1.0, 0.0], [-1.0, 0.0]])  # the policy's own and pushes
+    plans = proposed.T[:, None, :, None].expand(-1, 3, -1, -1)
+    values = plan_values(line, starts[:, None].expand(-1, 3, -1), plans, DISCOUNT)
+    mean = torch.tensor([refined, [0.0] * 3])[:, :, None]
+    config = PlannerConfig(horizon=2, policy_samples=1, policy_margin=0.1, pushes=1,
+                           push_margin=0.3)
+    found = chosen(line, Start(starts, plans, values), mean, config, DISCOUNT)
+    assert found[0, :, 0].tolist() == pytest.approx([0.9, 0.2, 1.0])
+
+
 def test_plan_zero_is_the_policy_itself(line):
     """At the goal the policy's 0 is best; noise drives every other plan away from it."""
     shapes = []

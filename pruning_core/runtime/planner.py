@@ -4,11 +4,11 @@
 
 A tick encodes the observation and has plans proposed, by the policy and by pushes
 (`plan_start.onnx`), then refines a sampling distribution one fused graph at a time
-(`plan_step.onnx`). Where pushes are proposed, the refined plan is valued in the end as they are,
-and the best of them acts in its place if it is worth clearly more. From the first graph on a
-valid action exists, so that the planner can stop after any iteration. With a budget it starts
-another one only if it is expected to end in time, with fewer samples where the full number does
-not fit, and the plan says what was given up.
+(`plan_step.onnx`). With a margin of the policy, or with pushes, the refined plan is valued in the
+end as they are: the policy acts if that is worth little more, a push if it is worth clearly less.
+From the first graph on a valid action exists, so that the planner can stop after any iteration.
+With a budget it starts another one only if it is expected to end in time, with fewer samples where
+the full number does not fit, and the plan says what was given up.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Plan:
     Attributes:
         action: (A,) command in the robot's units, within its limits.
         policy_action: (A,) what the policy alone would do, in the same units.
-        value: predicted discounted return in the plant's reward units: of the best sample, or, if
-            there are pushes, of the plan that acts.
+        value: predicted discounted return in the plant's reward units: of the best sample, or,
+            with a margin of the policy or with pushes, of the plan that acts.
         reward: predicted reward of the first decision, in the plant's reward units.
         iterations: refinements that were done.
         samples: sampled plans that were valued, in all of them together.
@@ -142,8 +142,10 @@ class Planner:
         self.manifest, self.hash = bundle.manifest, bundle.hash
         settings = _settings(bundle.manifest.planner, samples, iterations)
         start, step = _graphs(bundle, horizon or settings.horizon, precision)
-        # What integers refined is valued in floats before it is held against pushes, as they are.
-        judge = step if not settings.pushes else _graphs(
+        # What integers refined is valued in floats before it is held against what is proposed,
+        # which is valued in them, too.
+        self._judges = settings.policy_margin > 0 or settings.pushes > 0
+        judge = step if not self._judges else _graphs(
             bundle, horizon or settings.horizon, PRECISIONS[0])[1]
         s = self.settings = replace(settings, horizon=horizon or settings.horizon)
         self.precision = precision
@@ -378,7 +380,7 @@ class Planner:
         if not done:
             self._mean[:] = self._policy_actions[:, 0]
             self._judging.rest()
-        elif s.policy_margin or s.pushes:
+        elif self._judges:
             # Many plans made this one: what it is worth itself is not known yet.
             np.clip(self._mean, -1, 1, out=self._mean)
             self._judge.run()

@@ -6,8 +6,8 @@ Where the best command is a limit, as it often is where torque is scarce, the me
 plans reaches it late or never, and a policy that is off by one decision stays so. A few plans that
 go there at once are valued beside the policy's own. The graph that rolls out the policy proposes
 them, by its noise: so much is added that the action is clipped to the limit, whatever the policy
-says. The best of many values is likely to be one that is wrong: a push must be worth more than the
-refined plan by a margin before it acts.
+says. The best of many values is likely to be one that is wrong: a push must be worth more than
+what would act else by a margin before it acts.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def test_choice_is_kept_and_measured_again_for_other_machines_bundles_and_budget
 
 
 @pytest.mark.parametrize('damage', [
-    lambda v: '', lambda v: '{"schema": 1}', lambda v: json.dumps({**v, 'schema': 0}),
+    lambda v: '', lambda v: json.dumps({'schema': module.SCHEMA}),
+    lambda v: json.dumps({**v, 'schema': 0}),
     lambda v: json.dumps({**v, 'bundle': 'ab'}),
     lambda v: json.dumps({**v, 'choice': {**v['choice'], 'horizon': 77}}),
     lambda v: json.dumps({**v, 'choice': {**v['choice'], 'precision': 'fp8'}}),

@@ -48,9 +48,11 @@ SIZES = {
         'Pendulum-v1'),
     'two actions': ({}, {'latent': 4}, 'TestCrane-v0'),
     'pushes': ({'planner': {**SHORT, 'pushes': 2, 'push_margin': 0.001}}, {}, 'Pendulum-v1'),
-    'margin': ({'planner': {**SHORT, 'policy_margin': 0.002}}, {}, 'Pendulum-v1'),
-    'margin, pushes': ({'planner': {**SHORT, 'policy_margin': 0.002, 'pushes': 2,
-                                    'push_margin': 0.001}}, {}, 'Pendulum-v1'),
+    'margin': ({'planner': {**SHORT, 'policy_margin': 1.6}}, {}, 'Pendulum-v1'),
+    'margin, pushes': ({'planner': {**SHORT, 'policy_margin': 1.9, 'pushes': 2,
+                                    'push_margin': 1.4}}, {}, 'Pendulum-v1'),
+    'two actions, margin, pushes': ({'planner': {**SHORT, 'policy_margin': 1.6, 'pushes': 2,
+                                                 'push_margin': 0.7}}, {}, 'TestCrane-v0'),
     'two actions, pushes': ({'planner': {**SHORT, 'pushes': 2, 'push_margin': 0.001}},
                             {'latent': 4}, 'TestCrane-v0'),
 }
@@ -110,6 +112,25 @@ def test_agrees_with_torch_on_the_same_noise_tick_after_tick(made, name, samples
         found.append((planner.plan(observation).action - middle) / half)
     assert np.abs(np.array(found) - np.clip(np.array(expected), -1, 1)).max() < 1e-4
     assert np.ptp(found, axis=0).min() > 0.01  # the observations do matter
+
+
+@pytest.mark.parametrize(('name', 'kinds'), [
+    ('margin', {'policy', 'refined'}), ('margin, pushes', {'policy', 'refined', 'push'}),
+    ('two actions, margin, pushes', {'policy', 'refined', 'push'})])
+def test_agrees_with_torch_on_who_acts(made, name, kinds):
+    """Over ticks in which each of them does, with what it leaves to the next one."""
+    run, bundle = made(name)
+    planner, torch_planner = Planner(bundle, seed=3), reference(run, 3)
+    acted = set()
+    for observation in observations(bundle.manifest, 40, seed=1):
+        scaled = observation * np.asarray(bundle.manifest.observation.scale)
+        torch_planner.plan(torch.tensor(scaled[None], dtype=torch.float32))
+        planner.plan(observation)
+        np.testing.assert_allclose(planner.mean, torch_planner._mean[:, 0], atol=1e-4)
+        proposed = [np.array_equal(planner.mean, p)
+                    for p in planner._policy_actions.transpose(1, 0, 2)]
+        acted.add('policy' if proposed[0] else 'push' if any(proposed) else 'refined')
+    assert acted == kinds
 
 
 @pytest.mark.parametrize('name', ['tiny', 'two actions'])
@@ -191,11 +212,12 @@ def test_a_plan_is_worth_what_it_says_and_what_a_push_is_less_the_margin(made, n
         assert planner.value_of(latent, mean) == pytest.approx(plan.value, abs=1e-3)
 
 
-def test_what_integers_refined_is_valued_in_floats(make_run, tmp_path):
-    """As the pushes are that it is held against: the same plan has the same value in both."""
+@pytest.mark.parametrize('settings', [{'pushes': 2}, {'policy_margin': 1e-6}])
+def test_what_integers_refined_is_valued_in_floats(make_run, tmp_path, settings):
+    """As what it is held against: the same plan has the same value in both."""
     run = make_run({'network': {'latent': 16, 'encoder_hidden': 64, 'hidden': 64}, 'planner': {
         'horizon': 2, 'samples': 32, 'policy_samples': 4, 'elites': 8, 'iterations': 3,
-        'pushes': 2}})
+        **settings}})
     bundle = export(run, tmp_path / 'bundle')[0]
     integers, floats = (Planner(bundle, precision=p) for p in ('int8', 'fp32'))
     for observation in observations(bundle.manifest, 5):
