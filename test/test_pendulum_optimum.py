@@ -55,6 +55,8 @@ def test_with_a_discount_every_step_has_the_same_value(optimum, monkeypatch):
 
 def test_policies_side_by_side_return_what_they_do_one_by_one(optimum, trained, monkeypatch):
     run = load_run(trained)
+    with pytest.raises(SystemExit, match='12 decisions of 1 steps was given; allowed'):
+        optimum.policy_returns(run, (7,))
     monkeypatch.setattr(optimum, 'STEPS', run.config.env.max_episode_steps)
     expected = evaluate(run.agent, run.config.env, (7, 8, 9), None).returns
     np.testing.assert_allclose(optimum.policy_returns(run, (7, 8, 9)), expected, rtol=1e-4)

@@ -75,7 +75,7 @@ def test_plans_are_timed_as_a_loop_makes_them_after_a_sleep(opened, clocked, mon
     assert found.p50_s <= found.budget_s == pytest.approx(1e-4)
     assert set(before) == {2e-4}, 'a period'
     fit(opened, period_s=1.0, again=True)
-    assert max(before) == 0.01, 'a hundred times per second is as good as once'
+    assert max(before) == 0.1, 'nobody waits for a minute'
     with pytest.raises(ConfigError, match='smallest'):
         fit(opened, period_s=1e-4, share=0.5)  # the smallest would fit in a row
 
