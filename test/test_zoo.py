@@ -16,6 +16,7 @@ from pruning_core import zoo
 from pruning_core.checkpoint import load_run
 from pruning_core.cli import main, parser
 from pruning_core.errors import AgentError
+from pruning_core.evaluation import budget_of
 from pruning_core.networks import count_parameters
 from pruning_core.runtime.bundle import open_bundle
 
@@ -41,6 +42,15 @@ def test_shipped_agents_are_whole(shipped):
     assert all(torch.isfinite(p).all() for p in shipped.agent.components.parameters())
     action = shipped.agent.policy(torch.from_numpy(shipped.replay.observations()[:50]))
     assert torch.isfinite(action).all() and action.abs().max() <= 1 and action.std() > 0.1
+
+
+def test_what_is_kept_of_returns_was_planned_as_the_agent_plans(shipped):
+    """Else `prune` would measure the dense agent again, and pages would show another's return."""
+    kept = [e['planner'] for e in shipped.evaluation.values() if e.get('planner')]
+    assert kept
+    for planner in kept:
+        assert planner == budget_of(
+            shipped.config.planner.scaled(planner['samples'], planner['iterations']))
 
 
 def test_dense_pendulum_has_the_reference_sizes():
