@@ -41,6 +41,7 @@ from pruning_core.progress import JsonLines, Progress, for_people
 
 if TYPE_CHECKING:  # the commands import what they need, so that --help is instant
     from pruning_core.checkpoint import Run
+    from pruning_core.runtime.bundle import Bundle
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 1, 2, 130
 _ORPHAN_S = 10.0  # that a command without its parent has to end in good order
@@ -163,7 +164,8 @@ def parser() -> argparse.ArgumentParser:
                     'python -m pruning_core stability --agent pendulum_dense --states 200')
     tested = stability.add_mutually_exclusive_group(required=True)
     tested.add_argument('--agent', help='run folder, or name of a shipped agent')
-    tested.add_argument('--bundle', type=Path, help='the bundle, as the robot runs it')
+    tested.add_argument('--bundle', type=Path, help='the bundle, as the robot runs it: its '
+                        'folder, or the name of an agent that ships with one')
     stability.add_argument('--against', help='another agent, from the same states with the same '
                            'noise: what differs')
     stability.add_argument('--states', type=at_least(1), default=1000,
@@ -226,7 +228,8 @@ def parser() -> argparse.ArgumentParser:
 
     record = add('record', _record, 'Let a bundle control its plant in lock step, into a bag',
                  'python -m pruning_core record runs/bundle --out runs/bag')
-    record.add_argument('bundle', type=Path, help='bundle folder')
+    record.add_argument('bundle', type=Path,
+                        help='bundle folder, or name of an agent that ships with one')
     record.add_argument('--out', required=True, type=Path, help='new bag')
     record.add_argument('--episodes', type=at_least(1), default=1,
                         help='with seeds SEED, SEED + 1, ... (default: %(default)s)')
@@ -264,7 +267,8 @@ def parser() -> argparse.ArgumentParser:
 
     bench = add('bench', _bench, 'Time a bundle on this machine, and fit its planner to it',
                 'python -m pruning_core bench --bundle runs/bundle')
-    bench.add_argument('--bundle', required=True, type=Path, help='bundle folder')
+    bench.add_argument('--bundle', required=True, type=Path,
+                       help='bundle folder, or name of an agent that ships with one')
     bench.add_argument('--threads', type=at_least(1), default=1,
                        help='onnxruntime threads for the timings (default: %(default)s)')
     bench.add_argument('--seconds', type=at_least(0.0), default=20.0,
@@ -506,6 +510,15 @@ def _draw(folder: Path) -> None:
         print(f'no picture: {error}', file=sys.stderr)
 
 
+def _opened(path: Path) -> Bundle:
+    """The bundle of a folder, or of a shipped agent where there is no folder of that name."""
+    from pruning_core import zoo
+    from pruning_core.runtime.bundle import open_bundle
+
+    named = not path.exists() and str(path) in zoo.names()
+    return open_bundle(zoo.bundle(str(path)) if named else path)
+
+
 def _evaluated(run: Run, episodes: int, samples: int, iterations: int, progress: Progress,
                write: bool) -> dict[str, Any]:
     from pruning_core import checkpoint
@@ -635,7 +648,6 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _stability(options: argparse.Namespace) -> int:
     from pruning_core import checkpoint, zoo
-    from pruning_core.runtime.bundle import open_bundle
     from pruning_core.stability_report import Asked, describe_bundle, describe_stability
 
     against = checkpoint.load_run(zoo.find(options.against)) if options.against else None
@@ -645,7 +657,7 @@ def _stability(options: argparse.Namespace) -> int:
         value=options.value, sweeps=options.sweeps, bounds=options.bounds, seed=options.seed,
         processes=options.processes, out=options.out, against=against)
     if options.bundle:
-        return _tell(options, describe_bundle(open_bundle(options.bundle), asked,
+        return _tell(options, describe_bundle(_opened(options.bundle), asked,
                                               _progress(options)))
     run = checkpoint.load_run(zoo.find(options.agent))
     return _tell(options, describe_stability(run, asked, _progress(options)))
@@ -738,9 +750,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _record(options: argparse.Namespace) -> int:
     from pruning_core.recording import record
-    from pruning_core.runtime.bundle import open_bundle
 
-    facts = record(open_bundle(options.bundle), options.out, episodes=options.episodes,
+    facts = record(_opened(options.bundle), options.out, episodes=options.episodes,
                    seed=options.seed, samples=options.samples, iterations=options.iterations)
     return _tell(options, {'bag': str(options.out), **facts})
 
@@ -787,9 +798,8 @@ def _replay(options: argparse.Namespace) -> int:
                     'leave it out'))
     from pruning_core import recording
     from pruning_core.runtime.archive import unpack
-    from pruning_core.runtime.bundle import open_bundle
 
-    bundles = [open_bundle(path) for path in options.bundle]
+    bundles = [_opened(path) for path in options.bundle]
     bag = recording.read(options.bag)
     with tempfile.TemporaryDirectory() as store:
         bundles += [unpack(archive, Path(store), hash) for hash, archive in bag.archives.items()]
@@ -827,10 +837,9 @@ def _bench(options: argparse.Namespace) -> int:
     for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ[name] = '1'  # the floor is that of one thread; numpy reads it once, below
     from pruning_core.runtime.bench import bench, rss_mb
-    from pruning_core.runtime.bundle import open_bundle
     from pruning_core.runtime.fit import fit
 
-    bundle = open_bundle(options.bundle)
+    bundle = _opened(options.bundle)
     rows = bench(bundle, options.threads, options.seconds)
     facts: dict[str, Any] = {'bundle': str(options.bundle), 'hash': bundle.hash[:16],
                              'bytes': bundle.size, 'rss MB': round(rss_mb(), 1)}
@@ -839,7 +848,9 @@ def _bench(options: argparse.Namespace) -> int:
         facts[row.name] = f'{ms:.3f} ms, 99 % {1e3 * row.timing.p99_s:.3f} ms' + (
             f', {ratio:.2f} x its floor' if 'fp32' in row.name else '')
     if options.share:
-        found = fit(bundle, share=options.share, again=options.again, told=for_people())
+        # Beside a bundle that ships nothing is kept.
+        kept = bundle if options.bundle.exists() else dataclasses.replace(bundle, path=None)
+        found = fit(kept, share=options.share, again=options.again, told=for_people())
         c = found.choice
         facts[f'fitted to {1e3 * found.budget_s:g} ms'] = (
             f'{c.samples} x {c.iterations}, horizon {c.horizon}, {c.precision}, threads '

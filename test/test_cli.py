@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning_core import __version__
+from pruning_core import __version__, zoo
 from pruning_core import config as configuration
 from pruning_core.checkpoint import AGENT, CHECKPOINT, EVALUATION, METRICS, load_run
 from pruning_core.cli import DONE, FAILED, INTERRUPTED, REFUSED
@@ -222,6 +222,21 @@ def test_evaluate(answer, copied):
     assert facts['worst'] == pytest.approx(min(stored['returns']), abs=0.01)
     assert facts['95 % interval'] == pytest.approx([stored['low'], stored['high']], abs=0.01)
     assert stored['planner'] == {'horizon': 2, 'samples': 8, 'iterations': 1}
+
+
+def test_bundles_that_ship_go_by_their_name(answer, tmp_path):
+    bag = tmp_path / 'bag'
+    recorded = answer('record', 'pendulum_95', '--out', bag, '--samples', 8, '--iterations', 1)
+    assert recorded['decisions'] == 200
+    replayed = answer('replay', bag, '--bundle', 'pendulum_95')
+    assert 200 in replayed.values()
+    tested = answer('stability', '--bundle', 'pendulum_95', '--states', 2, '--samples', 8,
+                    '--iterations', 1)
+    assert tested['states'] == 2
+    before = sorted(p.name for p in zoo.bundle('pendulum_95').iterdir())
+    timed = answer('bench', '--bundle', 'pendulum_95', '--seconds', 0.01, '--share', 1000)
+    assert timed['hash'] == open_bundle(zoo.bundle('pendulum_95')).hash[:16]
+    assert sorted(p.name for p in zoo.bundle('pendulum_95').iterdir()) == before
 
 
 def test_check_env(main, capsys, answer):
