@@ -212,7 +212,10 @@ def test_layouts_are_whole_and_name_topics_that_exist(layout):
 
         walk(values['layout'])
         assert sorted(placed) == sorted(values['configById'])
-        assert all('foxglovePanelTitle' in panel for panel in values['configById'].values())
+        for name, panel in values['configById'].items():
+            assert panel['foxglovePanelTitle'] == panel['lichtblickPanelTitle']
+            # Plots that follow, beside a bar of states, stay empty on a bag.
+            assert 'followingViewWidth' not in panel, name
     else:
         manager = json.loads(text)['groups']['pluginmanager']
         import ast
