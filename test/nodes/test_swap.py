@@ -141,7 +141,7 @@ def test_good_bundles_are_taken_and_bad_ones_leave_the_running_one(controlled, b
 def test_before_the_first_observation_the_fallback_acts_and_no_tick_fails(controlled, until):
     controller, robot = controlled
     assert controller.trigger_activate() == GOOD
-    assert robot.more() == [0.0] * 3
+    assert set(robot.more()) == {0.0}
     until(lambda: int(robot.facts.get('ticks', 0)) > 0, 'diagnostics')
     assert robot.facts['errors'] == '0'
     assert int(robot.facts['mode_fallback']) > 0
@@ -159,7 +159,7 @@ def test_command_of_an_earlier_activation_is_not_held(controlled, until):
     until(lambda: robot.commands[-1] == [0.0], 'the safe command')
     until(lambda: robot.modes[-1] == 'inactive', 'the last word')
     assert controller.trigger_activate() == GOOD
-    assert robot.more() == [0.0] * 3
+    assert set(robot.more()) == {0.0}
 
 
 def test_a_transition_that_the_state_does_not_have_is_answered_and_the_node_lives(
