@@ -127,7 +127,8 @@ def compiled(net: nn.ModuleDict, c: PlannerConfig, discount: float, policy_noise
         mean, std = torch.zeros(c.horizon, 1, a), torch.full((c.horizon, 1, a), c.max_std)
         for _ in range(c.iterations):
             mean, std = step(start, mean, std, torch.randn(c.horizon, 1, c.samples, a))
-        return (end(start, mean) if c.policy_margin or c.pushes else mean)[0]
+        action: Tensor = end(start, mean)[0]
+        return action
 
     return plan
 

@@ -104,15 +104,16 @@ def main() -> None:
     options = parser.parse_args()
     episodes, discount = options.episodes, options.discount
     value = values(discount=discount)
-    returns = [episode(value, seed, discount) for seed in evaluation_seeds(episodes)]
+    returns = np.array([episode(value, seed, discount) for seed in evaluation_seeds(episodes)])
     print(f'optimum on {episodes} seeds: mean {np.mean(returns):.1f}, '
           f'standard deviation {np.std(returns):.1f}, worst {np.min(returns):.1f}')
     for way in ('policy',) if options.policy else ('planned', 'policy'):
-        found = {name: np.array(returns) - policy_returns(load_run(zoo.find(name)),
-                                                          evaluation_seeds(episodes))
-                 if options.policy else regret(name, way, np.array(returns))
-                 for name in options.agent}
-        known = {name: r for name, r in found.items() if r is not None}
+        if options.policy:
+            found = {name: policy_returns(load_run(zoo.find(name)), evaluation_seeds(episodes))
+                     for name in options.agent}
+        else:
+            found = {name: kept_returns(name, way, episodes) for name in options.agent}
+        known = {name: returns - r for name, r in found.items() if r is not None}
         for name in sorted(set(found) - set(known)):
             print(f'{name}, {way}: not evaluated on these seeds')
         for name, r in known.items():
@@ -144,12 +145,12 @@ def policy_returns(run: Run, seeds: Sequence[int]) -> np.ndarray:
     return total
 
 
-def regret(name: str, way: str, best: np.ndarray) -> np.ndarray | None:
-    """(episodes,) what an agent lacks on each seed; None where it was not evaluated on them."""
+def kept_returns(name: str, way: str, episodes: int) -> np.ndarray | None:
+    """(episodes,) returns of an evaluation; None where it was not made on these seeds."""
     path = zoo.find(name) / EVALUATION
     kept = json.loads(path.read_text()).get(way, {}) if path.is_file() else {}
-    returns = np.array(kept.get('returns', ())[:len(best)])
-    return best - returns if len(returns) == len(best) else None
+    returns = np.array(kept.get('returns', ())[:episodes])
+    return returns if len(returns) == episodes else None
 
 
 def print_common(way: str, found: np.ndarray) -> None:

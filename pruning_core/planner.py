@@ -140,8 +140,10 @@ def chosen(components: nn.ModuleDict, start: Start, mean: Tensor, config: Planne
         discount: per-decision factor.
 
     Returns:
-        (H, E, A), in [-1, 1].
+        (H, E, A); the refined plans as they are, where neither margin nor pushes are asked for.
     """
+    if not (config.policy_margin or config.pushes):
+        return mean
     plan = mean.clamp(-1, 1)
     value = plan_values(components, start.latent.unsqueeze(1), plan.unsqueeze(2), discount)[:, 0]
     if config.policy_margin:
@@ -229,7 +231,5 @@ class TorchPlanner:
         for _ in range(c.iterations):
             noise = self.noise(c.horizon, c.samples, actions)
             mean, std, _, _ = plan_step(self.components, start, mean, std, noise, c, self.discount)
-        if c.policy_margin or c.pushes:
-            mean = chosen(self.components, start, mean, c, self.discount)
-        self._mean = mean
-        return mean[0].clone()
+        self._mean = chosen(self.components, start, mean, c, self.discount)
+        return self._mean[0].clone()

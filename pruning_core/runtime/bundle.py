@@ -496,8 +496,7 @@ def _check(manifest: Manifest) -> None:
                 raise TypeError(f'{name} is {value!r}')
     if not 0 <= manifest.discount < 1:
         raise ValueError(f'discount is {manifest.discount!r}, not from 0 to below 1')
-    for name in ('temperature', 'momentum', 'policy_noise', 'policy_margin',
-                 'push_margin'):
+    for name in ('temperature', 'momentum', 'policy_noise', 'policy_margin', 'push_margin'):
         if isinstance(getattr(p, name), bool) or not 0 <= getattr(p, name) < math.inf:
             raise ValueError(f'planner.{name} is {getattr(p, name)!r}, not 0 or more')
     candidate = manifest.lyapunov

@@ -21,7 +21,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from pruning_core.runtime.pushes import proposals
 
 SCHEMA = 2
 _TRIALS = 2  # plans with different noise on each observation
+_FEW = 5  # plans that every choice is timed by
 _PLANS = 60  # timed before a choice is taken
 _ASLEEP_S = 0.1  # before each plan, at most
 _WAKINGS = 20  # plans after a sleep that tell what waking costs
@@ -199,43 +200,44 @@ def candidates(bundle: Bundle) -> list[Choice]:
     return sorted(found, key=work)
 
 
-def _timed(planner: Planner, observations: Sequence[Array], asleep_s: float) -> list[float]:
-    """Seconds of a plan for each observation, with a sleep before each."""
+def _timed(planner: Planner, observations: Array, plans: int, asleep_s: float = 0.0
+           ) -> list[float]:
+    """Seconds of so many plans, on the observations in turn, with a sleep before each."""
     took = []
-    for observation in observations:
+    for i in range(plans):
         if asleep_s:
             time.sleep(asleep_s)
-        took.append(planner.plan(observation).compute_s)
+        took.append(planner.plan(observations[i % len(observations)]).compute_s)
     return took
 
 
-def _quick(bundle: Bundle, choice: Choice, observations: Sequence[Array]) -> float:
+def _quick(bundle: Bundle, choice: Choice, observations: Array) -> float:
     """Median seconds of a few plans in a row."""
     planner = Planner(bundle, **dataclasses.asdict(choice))
     planner.warm_up(1)
-    return float(np.median(_timed(planner, observations, 0.0)))
+    return float(np.median(_timed(planner, observations, _FEW)))
 
 
 def _waking(bundle: Bundle, smallest: Choice, observations: Array, asleep_s: float) -> float:
     """Seconds that a plan takes longer after a sleep."""
     planner = Planner(bundle, **dataclasses.asdict(smallest))
     planner.warm_up()
-    some = [observations[i % len(observations)] for i in range(_WAKINGS)]
-    row, slept = (float(np.median(_timed(planner, some, s))) for s in (0.0, asleep_s))
+    row, slept = (float(np.median(_timed(planner, observations, _WAKINGS, s)))
+                  for s in (0.0, asleep_s))
     return max(0.0, slept - row)
 
 
 def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit:
     observations = probes(bundle)
-    few = [observations[i % len(observations)] for i in range(5)]
     every = candidates(bundle)
     # Threads and precision change how fast, horizon and samples how much: the fastest way to run
     # each amount is looked for at one size only, and taken for all.
     fastest: dict[tuple[int, str], int] = {}
     sizes = sorted({c.samples for c in every})
+    middle = sizes[len(sizes) // 2]
     ways = {(c.horizon, c.precision) for c in every}
     for done, (horizon, precision) in enumerate(sorted(ways)):
-        times = {t: _quick(bundle, Choice(sizes[len(sizes) // 2], 1, horizon, t, precision), few)
+        times = {t: _quick(bundle, Choice(middle, 1, horizon, t, precision), observations)
                  for t in {c.threads for c in every}}
         # A second thread must pay clearly: it is the first to suffer from what else runs.
         fastest[horizon, precision] = min(times, key=lambda t: times[t] * (1.0 if t == 1 else 1.2))
@@ -245,7 +247,8 @@ def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit
     timed: list[tuple[Choice, float]] = []
     for done, choice in enumerate(open_):
         slower_known = any(t > budget_s and _dominates(c, choice) for c, t in timed)
-        seconds = float('inf') if slower_known else waking_s + _quick(bundle, choice, few)
+        seconds = float('inf') if slower_known else (
+            waking_s + _quick(bundle, choice, observations))
         timed.append((choice, seconds))
         told('timing', done + 1, len(open_))
     fitting = [(c, t) for c, t in timed if t <= budget_s]
@@ -272,8 +275,7 @@ def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit
     for choice, _, loss, error in [*equal, *rest]:
         planner = Planner(bundle, **dataclasses.asdict(choice))
         planner.warm_up()
-        took = _timed(planner, [observations[i % len(observations)] for i in range(_PLANS)],
-                      asleep_s)
+        took = _timed(planner, observations, _PLANS, asleep_s)
         p99_s = sorted(took)[-2]
         found = Fit(choice, float(np.median(took)), p99_s, loss, error, budget_s, bundle.hash,
                     machine(), tried)
