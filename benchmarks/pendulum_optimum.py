@@ -131,7 +131,7 @@ def policy_returns(run: Run, seeds: Sequence[int]) -> np.ndarray:
     plant = (run.config.env.id, run.config.env.action_repeat, scaled.spec.max_decisions)
     if plant != ('Pendulum-v1', 1, STEPS):
         raise SystemExit(f'an agent for {plant[0]} with {plant[2]} decisions of {plant[1]} steps '
-                         f'was given; allowed: Pendulum-v1 with {STEPS} of 1')
+                         f'was given; allowed: Pendulum-v1 with {STEPS} of 1; name such a one')
     scale, starts = np.array(scaled.spec.observation_scale), []
     for seed in seeds:
         scaled.reset(seed)
