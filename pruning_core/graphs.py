@@ -7,16 +7,20 @@ training, shares each weight with the other graphs and between the unrolled step
 number of samples and elites at run time, and is made in milliseconds; `export` proves each one
 equal to torch.
 
-Three rewritings bring the planner near to what its multiplications alone cost, at every width:
+Five rewritings bring the planner near to what its multiplications alone cost, at every width:
 all plans start in the same latent, whose share of the first layers is computed once for all of
 them; heads with one output are products of one row, (1, W) by (N, W) transposed, which
-onnxruntime computes without padding the one output to a vector; and the discount is folded into
-that row, so that the rewards of a plan add up inside the products.
+onnxruntime computes without padding the one output to a vector; the discount is folded into
+that row, so that the rewards of a plan add up inside the products; the biases of first layers are
+multiplied by a column of ones beside the actions; and where the network is so narrow that it
+saves work, the last matrix of the dynamics is multiplied into the first ones of what follows, so
+that the latents between them are never computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +28,15 @@ from onnx import TensorProto
 from torch import nn
 
 from pruning_core.config import PlannerConfig
-from pruning_core.layers import GraphBuilder, Matrix, Step, externalise, steps_of
+from pruning_core.layers import (
+    Entry,
+    GraphBuilder,
+    Matrix,
+    Nodes,
+    Step,
+    externalise,
+    steps_of,
+)
 from pruning_core.runtime.bundle import (
     PLAN_START,
     PLAN_STEP,
@@ -41,6 +53,32 @@ from pruning_core.runtime.planner import HORIZON, short_horizon
 from pruning_core.runtime.weights import join, lay_out
 
 _INTEGERS_FROM = 48  # outputs of the widest layer from which 8-bit products may pay
+
+
+def joining_pays(hidden: int, latent: int, following: int) -> bool:
+    """Whether products get cheaper by multiplying the dynamics' last matrix into what follows.
+
+    Args:
+        hidden: its inputs.
+        latent: its outputs.
+        following: outputs of all first matrices that read them.
+    """
+    return hidden * following < latent * (hidden + following)
+
+
+@dataclass(frozen=True)
+class _Latents:
+    """Latents of plans (N, Z), or what gives them when multiplied by a matrix."""
+
+    rows: str
+    matrix: Matrix | None = None
+
+    def into(self, steps: Sequence[Step], ones: bool = False) -> Sequence[Step]:
+        """Steps that take these rows in the place of the latents, and may end in `ones`."""
+        first, *rest = steps
+        if isinstance(first, Matrix) and (ones or self.matrix is not None):
+            return [Entry(first, self.matrix, ones), *rest]
+        return steps
 
 
 class AgentGraphs:
@@ -75,6 +113,9 @@ class AgentGraphs:
         self.metadata = metadata
         matrices = [step for step in self.net['encoder'] if isinstance(step, Matrix)]
         self.latent = matrices[-1].weight.shape[1]
+        self._enterable = all(
+            isinstance(steps[0], Matrix) and sum(isinstance(step, Matrix) for step in steps) > 1
+            for name, steps in self.net.items() if name != 'encoder')
 
     def write(self, probes: npt.NDArray[np.float32]) -> dict[str, bytes]:
         """Return every file of the bundle: the graphs, and the weights that they share.
@@ -160,43 +201,79 @@ class AgentGraphs:
                                g.constant(factor if biases is None else biases)))
         return g.op('Gemm', *inputs, transB=1)
 
-    def _policy(self, g: GraphBuilder, latent: str) -> str:
+    def _policy(self, g: GraphBuilder, latent: _Latents) -> str:
         """The policy's actions (N, A) in [-1, 1] at latents (N, Z)."""
-        steps = self.net['policy']
+        steps = latent.into(self.net['policy'])
         last = max(i for i, step in enumerate(steps) if isinstance(step, Matrix))
         tail = steps[last + 1:]
         if len(self.half) > 1 or not all(step.elementwise for step in tail
-                                         if not isinstance(step, Matrix)):
-            return g.apply(steps, latent)
-        row = g.apply(tail, self._row(g, steps[:last + 1], latent))
+                                         if isinstance(step, Nodes)):
+            return g.apply(steps, latent.rows)
+        row = g.apply(tail, self._row(g, steps[:last + 1], latent.rows))
         return g.op('Reshape', row, g.integers(-1, 1))
 
-    def _end(self, g: GraphBuilder, latent: str, total: str, last: float) -> str:
+    def _next(self, g: GraphBuilder, steps: Sequence[Step], x: str, following: Sequence[str]
+              ) -> _Latents:
+        """The latents after a decision.
+
+        Args:
+            g: the graph.
+            steps: those of the dynamics that are left.
+            x: their input.
+            following: components that read the latents.
+        """
+        *body, last = steps
+        if not (self._prepared(g) and isinstance(last, Matrix)):
+            return _Latents(g.apply(steps, x))
+        outputs = sum(step.weight.shape[1] for name in following
+                      if isinstance(step := self.net[name][0], Matrix))
+        hidden, z = last.weight.shape
+        if not joining_pays(hidden, z, outputs):
+            return _Latents(g.apply(steps, x))
+        return _Latents(g.apply(body, x), last)
+
+    def _prepared(self, g: GraphBuilder) -> bool:
+        """Whether first layers may take inputs that were prepared for them; see `Entry`."""
+        return self._enterable and g.precision == 'fp32'
+
+    def _end(self, g: GraphBuilder, latent: _Latents, total: str, last: float) -> str:
         """Add `last` times min(q1, q2) of the policy's action: (N, Z), (1, N) -> (N,)."""
-        pair = g.op('Concat', latent, self._policy(g, latent), axis=1)
-        value = g.op('Min', *(self._row(g, self.net[q], pair, last) for q in ('q1', 'q2')))
+        action, ones = self._policy(g, latent), self._prepared(g)
+        pair = g.op('Concat', latent.rows, self._with_ones(g, action) if ones else action, axis=1)
+        value = g.op('Min', *(self._row(g, latent.into(self.net[q], ones), pair, last)
+                              for q in ('q1', 'q2')))
         return g.op('Reshape', g.op('Add', total, value), g.integers(-1))
 
-    def _values(self, g: GraphBuilder, horizon: int, latent: str,
-                actions: Callable[[int, str], str]) -> str:
+    def _with_ones(self, g: GraphBuilder, rows: str) -> str:
+        """(N, A) with a last column of ones; a product, since onnxruntime's Pad takes longer."""
+        a = len(self.half)
+        return g.op('Gemm', rows, g.constant(np.eye(a, a + 1)), g.constant(np.eye(a + 1)[a]))
+
+    def _values(self, g: GraphBuilder, horizon: int, start: str,
+                actions: Callable[[int, _Latents], str], each: Sequence[str] = (),
+                ones: bool = False) -> str:
         """Value (N,) of plans that start in one latent (1, Z).
 
         Args:
             g: the graph.
             horizon: steps of the plans.
-            latent: where all plans start.
+            start: where all plans start.
             actions: from the step and the latent, (1, Z) at first and (N, Z) then, to (N, A).
+            each: components that `actions` reads every latent with.
+            ones: the actions after the first have a last column of ones.
         """
         weights = self.discount ** np.arange(horizon)
-        action = actions(0, latent)
-        x, rest = self._enter(g, 'reward', latent, action)
+        action = actions(0, _Latents(start))
+        x, rest = self._enter(g, 'reward', start, action)
         total = self._row(g, rest, x, biases=float(weights.sum()))
-        x, rest = self._enter(g, 'dynamics', latent, action)
-        latent = g.apply(rest, x)
+        x, rest = self._enter(g, 'dynamics', start, action)
         for t in range(1, horizon):
-            pair = g.op('Concat', latent, actions(t, latent), axis=1)
-            total = self._row(g, self.net['reward'], pair, float(weights[t]), total)
-            latent = g.apply(self.net['dynamics'], pair)
+            latent = self._next(g, rest, x, ['reward', 'dynamics', *each])
+            x = g.op('Concat', latent.rows, actions(t, latent), axis=1)
+            total = self._row(g, latent.into(self.net['reward'], ones), x, float(weights[t]),
+                              total)
+            rest = [*latent.into(self.net['dynamics'], ones)]
+        latent = self._next(g, rest, x, ['policy', 'q1', 'q2'])
         return self._end(g, latent, total, self.discount ** horizon)
 
     def _clip(self, g: GraphBuilder, value: str) -> str:
@@ -246,12 +323,12 @@ class AgentGraphs:
         noise = self._steps(g, h, g.input('noise', [h, 'P', a]))
         proposed: list[str] = []
 
-        def propose(t: int, at: str) -> str:
+        def propose(t: int, at: _Latents) -> str:
             action = g.op('Add', self._policy(g, at), noise[t])
             proposed.append(self._clip(g, action))
             return proposed[-1]
 
-        values = self._values(g, h, latent, propose)
+        values = self._values(g, h, latent, propose, ['policy'])
         stacked = g.op('Concat', *[g.op('Unsqueeze', x, g.integers(0)) for x in proposed], axis=0)
         g.output(latent, 'latent', [1, self.latent])
         g.output(stacked, 'policy_actions', [h, 'P', a])
@@ -276,8 +353,12 @@ class AgentGraphs:
 
         spread = g.op('Mul', g.op('Unsqueeze', std, one), noise)
         sampled = self._clip(g, g.op('Add', g.op('Unsqueeze', mean, one), spread))  # (H, N, A)
-        steps = self._steps(g, h, sampled)
-        values = self._values(g, h, latent, lambda t, _: steps[t])
+        steps, ones = self._steps(g, h, sampled), h > 1 and self._prepared(g)
+        if ones:
+            later = g.op('Slice', sampled, g.integers(1), g.integers(h))
+            rows = self._with_ones(g, g.op('Reshape', later, g.integers(-1, a)))
+            steps[1:] = g.ops('Split', h - 1, rows, axis=0) if h > 2 else [rows]
+        values = self._values(g, h, latent, lambda t, _: steps[t], ones=ones)
         values = g.op('Concat', values, policy_values, axis=0)
         actions = g.op('Concat', sampled, policy_actions, axis=1)
         best, index = g.ops('TopK', 2, values, elites, axis=0, largest=1, sorted=1)

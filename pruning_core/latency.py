@@ -30,6 +30,7 @@ from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig
 from pruning_core.errors import GateError, explain
 from pruning_core.export import prepare
+from pruning_core.graphs import joining_pays
 from pruning_core.groups import Group
 from pruning_core.layers import GraphBuilder, steps_of
 from pruning_core.networks import COMPONENTS, Widths, build
@@ -152,21 +153,26 @@ def layers_time(layers: Mapping[str, Sequence[tuple[int, int]]], p: PlannerConfi
         sampled: table for the sampled plans.
         proposed: table for the proposed ones.
     """
-    def component(name: str, table: LayerTable, first: bool = False) -> float:
+    hidden, latent = layers['dynamics'][-1]
+
+    def component(name: str, table: LayerTable, more: int = 0) -> float:
+        (inputs, outputs), *rest = layers[name]
+        return table(inputs + more, outputs) + sum(table(i, o) for i, o in rest)
+
+    def value(table: LayerTable, each: Sequence[str] = ()) -> float:
+        def following(times: int, names: Sequence[str]) -> float:
+            joined = joining_pays(hidden, latent, sum(layers[n][0][1] for n in names))
+            more = hidden - latent if joined else 0
+            spared = table(hidden, latent) if joined else 0.0
+            return times * (sum(component(n, table, more) for n in names) - spared)
+
         # At the first step all plans share their latent: little is left of the first layer.
-        sizes = [*layers[name]]
-        if first:
-            sizes[0] = (1, sizes[0][1])
-        return sum(table(i, o) for i, o in sizes)
+        first = sum(component(n, table, 1 - layers[n][0][0]) for n in ('dynamics', 'reward'))
+        return (first + sum(component(n, table) for n in each)
+                + following(p.horizon - 1, ['reward', 'dynamics', *each])
+                + following(1, ['policy', 'q1', 'q2']))
 
-    def value(table: LayerTable) -> float:
-        later = sum(component(name, table) for name in ('dynamics', 'reward'))
-        first = sum(component(name, table, first=True) for name in ('dynamics', 'reward'))
-        return (first + (p.horizon - 1) * later
-                + sum(component(name, table) for name in ('policy', 'q1', 'q2')))
-
-    proposing = value(proposed) + p.horizon * component('policy', proposed)
-    return p.iterations * value(sampled) + proposing
+    return p.iterations * value(sampled) + value(proposed, ['policy'])
 
 
 def layers_kept(groups: Sequence[Group], kept: Mapping[str, int]

@@ -42,6 +42,21 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A component's first matrix, on inputs that were prepared for it.
+
+    y = (x[:, :n] W1 + b1, x[:, n:]) W2 + b2, with n the inputs of `before`, W1 and b1, and what
+    else `matrix`, W2 and b2, takes after them; without `before`, y = x W2 + b2. With `ones` a last
+    column of ones follows, by which the bias is multiplied: onnxruntime adds a bias in a pass of
+    its own.
+    """
+
+    matrix: Matrix
+    before: Matrix | None = None
+    ones: bool = False
+
+
+@dataclass(frozen=True)
 class Nodes:
     """Anything else: `write` adds its nodes to a graph and returns the name of their output.
 
@@ -52,7 +67,7 @@ class Nodes:
     elementwise: bool = False
 
 
-Step = Matrix | Nodes
+Step = Matrix | Entry | Nodes
 
 
 class GraphBuilder:
@@ -72,6 +87,7 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[bytes, str] = {}
+        self._entries: dict[str, list[str]] = {}
 
     def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
         """Declare an input; strings in `shape` are dynamic."""
@@ -137,6 +153,33 @@ class GraphBuilder:
             inputs.append(self.weight(f'{matrix.name}.bias', matrix.bias))
         return self.op('Gemm', *inputs)
 
+    def _enter(self, entry: Entry, x: str) -> str:
+        """Multiply by what onnxruntime makes of an entry's matrices when it loads them."""
+        key = f'{entry.before and entry.before.name} {entry.matrix.name} {entry.ones}'
+        if key not in self._entries:
+            self._entries[key] = self._folded(entry)
+        return self.op('Gemm', x, *self._entries[key])
+
+    def _folded(self, entry: Entry) -> list[str]:
+        """The matrix and, unless ones multiply it, the bias of an entry: nodes of constants."""
+        before, matrix = entry.before, entry.matrix
+        weight = self.weight(f'{matrix.name}.weight', matrix.weight)
+        bias = (self.weight(f'{matrix.name}.bias', matrix.bias) if matrix.bias is not None
+                else self.constant(np.zeros(matrix.weight.shape[1])))
+        if before is not None:
+            inner, inputs = before.weight.shape[1], len(matrix.weight)
+            shared = self.op('Slice', weight, self.integers(0), self.integers(inner))
+            rest = self.op('Slice', weight, self.integers(inner), self.integers(inputs))
+            weight = self.op('MatMul', self.weight(f'{before.name}.weight', before.weight), shared)
+            if inputs > inner:
+                weight = self.op('Concat', weight, rest, axis=0)
+            if before.bias is not None:
+                moved = self.weight(f'{before.name}.bias', before.bias)
+                bias = self.op('Add', self.op('MatMul', moved, shared), bias)
+        if not entry.ones:
+            return [weight, bias]
+        return [self.op('Concat', weight, self.op('Unsqueeze', bias, self.integers(0)), axis=0)]
+
     def _integer_gemm(self, matrix: Matrix, x: str) -> str:
         """Multiply integers: the input is quantised as it comes, the matrix once, by column.
 
@@ -158,7 +201,12 @@ class GraphBuilder:
     def apply(self, steps: Sequence[Step], x: str) -> str:
         """Apply steps to a (rows, channels) value."""
         for step in steps:
-            x = self.gemm(step, x) if isinstance(step, Matrix) else step.write(self, x)
+            if isinstance(step, Matrix):
+                x = self.gemm(step, x)
+            elif isinstance(step, Entry):
+                x = self._enter(step, x)
+            else:
+                x = step.write(self, x)
         return x
 
     def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:

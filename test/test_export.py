@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from pruning_core import export as exporting
+from pruning_core import graphs as writing
 from pruning_core.checkpoint import Run
 from pruning_core.env import describe, make_raw
 from pruning_core.errors import BundleError, ExportMismatch
@@ -76,7 +77,9 @@ class TheSameNoise:
     ['planner.horizon=4', 'planner.momentum=0.5', 'planner.temperature=3.0'],
     ['network.latent=5', 'network.encoder_hidden=7', 'network.hidden=9'],
     ['planner.policy_samples=1', 'planner.samples=7', 'planner.elites=8'],
-], ids=['plain', 'elu', 'one step', 'four steps', 'odd widths', 'all elites'])
+    ['network.latent=20', 'network.hidden=7', 'planner.horizon=4'],
+    ['network.latent=4', 'network.hidden=40', 'planner.horizon=3'],
+], ids=['plain', 'elu', 'one step', 'four steps', 'odd widths', 'all elites', 'narrow', 'wide'])
 def test_the_bundle_plans_as_torch_does(drawn, tmp_path, overrides):
     """Command by command, warm starts included, in the robot's units."""
     run = drawn(*overrides)
@@ -93,6 +96,44 @@ def test_the_bundle_plans_as_torch_does(drawn, tmp_path, overrides):
         plan = runtime.plan(raw)
         np.testing.assert_allclose(plan.action, 2 * torch_planner.plan(scaled)[0], atol=2e-4)
         np.testing.assert_allclose(plan.policy_action, 2 * run.agent.policy(scaled)[0], atol=1e-4)
+
+
+def loaded(bundle, name, tmp_path):
+    """What onnxruntime makes of a graph: every node, and the shape of every number in it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / f'loaded_{name}')
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(bundle.path / name, options, providers=['CPUExecutionProvider'])
+    graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    return graph.node, {i.name: tuple(i.dims) for i in graph.initializer}
+
+
+@pytest.mark.parametrize(('latent', 'hidden', 'joined'), [(20, 8, True), (6, 24, False)])
+@pytest.mark.parametrize('name', [PLAN_START, PLAN_STEP])
+def test_latents_are_left_out_where_that_saves_work(drawn, tmp_path, latent, hidden, joined, name):
+    """The products are made when the graph is loaded: no node is left that computes weights."""
+    run = drawn(f'network.latent={latent}', f'network.hidden={hidden}', 'planner.horizon=3')
+    bundle, _ = export(run, tmp_path / 'bundle')
+    nodes, numbers = loaded(bundle, name, tmp_path)
+    assert not any(all(i in numbers for i in node.input) for node in nodes)
+    assert 'MatMul' not in {node.op_type for node in nodes}
+    matrices = [numbers[node.input[1]] for node in nodes
+                if node.op_type in ('Gemm', 'FusedGemm') and node.input[1] in numbers]
+    latents = sum(outputs == latent for _, outputs in matrices)
+    encoded = name == PLAN_START
+    assert latents - encoded == (0 if joined else 3)
+    # A bias of the first layers of Q, which follow a column of ones, is added in no pass.
+    assert (hidden if joined else latent) + 2 in {inputs for inputs, _ in matrices}
+
+
+def test_joined_and_apart_are_the_same_plans(drawn, monkeypatch):
+    """Every graph, whichever of both ways it is written in, agrees with torch."""
+    for pays in (True, False):
+        monkeypatch.setattr(writing, 'joining_pays', lambda *_, pays=pays: pays)
+        run = drawn('network.latent=9', 'network.hidden=16', 'planner.horizon=4')
+        _, _, parity = prepare(run)
+        assert parity.worst <= TOLERANCE and parity.ties < parity.probes
 
 
 def test_a_pruned_agent_keeps_parity(run, tmp_path):

@@ -15,6 +15,7 @@ from pruning_core import latency
 from pruning_core.budgets import Milliseconds
 from pruning_core.config import PlannerConfig
 from pruning_core.errors import GateError
+from pruning_core.graphs import joining_pays
 from pruning_core.latency import LayerTable, layers_kept, layers_time, plan_within
 from pruning_core.selection import Limits, select
 from pruning_core.surgery import apply
@@ -39,13 +40,20 @@ def test_table_grows_with_the_work_beyond_what_was_measured(table):
 
 def test_time_of_a_plan_counts_every_layer(table):
     """By hand: a fixed price per layer, so that the plan costs its number of layers."""
-    flat = LayerTable(1, (1, 8), ((1.0, 1.0), (1.0, 1.0)))
+    flat = LayerTable(1, (1, 32), ((1.0, 1.0), (1.0, 1.0)))
     layers = {'encoder': [(3, 4), (4, 5)], 'dynamics': [(6, 4), (4, 4), (4, 5)],
               'reward': [(6, 4), (4, 4), (4, 1)], 'policy': [(5, 4), (4, 1)],
               'q1': [(6, 4), (4, 1)], 'q2': [(6, 4), (4, 1)]}
     p = PlannerConfig(horizon=3, samples=8, policy_samples=2, elites=2, iterations=4)
-    one = 3 * (3 + 3) + 2 + 2 + 2
+    # Multiplied into what follows, the dynamics' last matrix takes no time of its own ...
+    assert joining_pays(4, 5, 8)
+    one = 3 * (3 + 2) + 2 + 2 + 2
     assert layers_time(layers, p, flat, flat) == 4 * one + one + 3 * 2
+    # ... which does not pay behind hidden layers that are wide: 24 x 28 > 5 x (24 + 28).
+    wide = {**layers, 'dynamics': [(6, 24), (24, 24), (24, 5)]}
+    assert not joining_pays(24, 5, 28) and not joining_pays(24, 5, 12)
+    one = 3 * (3 + 3) + 2 + 2 + 2
+    assert layers_time(wide, p, flat, flat) == 4 * one + one + 3 * 2
     cheap = layers_time(layers, p, table, table)
     dear = layers_time({**layers, 'dynamics': [(6, 8), (8, 8), (8, 5)]}, p, table, table)
     assert cheap < dear
