@@ -47,6 +47,7 @@ from pruning_core.surgery import apply
 WIDTHS = (512, 256, 128, 64, 32)
 TARGETS = {512: 1.12, 256: 1.12, 128: 1.25, 64: 1.45, 32: 1.9}
 REFERENCE = 'reference in torch (ELU)'
+TURN_S = 0.1  # of plans, and then of products, at each width
 ALLOWED_LOSS = 2.0  # per cent of the dense agent's return, of what counts as fast
 
 
@@ -90,20 +91,22 @@ class Planned:
 def floors(seconds: float) -> dict[str, dict[str, float]]:
     """Median of a full plan over its floor, at every width, and both in ms.
 
-    `products` is the same ratio for hidden layers of that width alone.
+    Plans and the products that say how fast the processor multiplies have turns of `TURN_S`, so
+    that each finds what it needs in the caches. `products` is the same ratio for hidden layers of
+    that width alone; `cold` that of plans of which each comes after products of its own length.
     """
-    work = {w: Planned(exported(cut_to(w))) for w in WIDTHS}
-    alone = {w: Products(w) for w in WIDTHS}
-    timings, rates = time_together({**{f'{w}': p for w, p in work.items()},
-                                    **{f'{w} alone': p for w, p in alone.items()}}, seconds)
     result = {}
-    for width, planned in work.items():
-        name, layers_alone = f'{width}', f'{width} alone'
-        floor_s = of_planner(planned.planner) / rates[name]
-        products_s = alone[width].operations / rates[layers_alone]
-        result[name] = {'ms': 1e3 * timings[name].p50_s, 'floor_ms': 1e3 * floor_s,
-                        'ratio': timings[name].p50_s / floor_s,
-                        'products': timings[layers_alone].p50_s / products_s}
+    for width in WIDTHS:
+        plan, alone = Planned(exported(cut_to(width))), Products(width)
+        operations = of_planner(plan.planner)
+        timings, rates = time_together({'plan': plan, 'alone': alone}, seconds, turn_s=TURN_S)
+        cold, cold_rates = time_together({'plan': plan}, seconds / 3)
+        floor_s = operations / rates['plan']
+        result[f'{width}'] = {
+            'ms': 1e3 * timings['plan'].p50_s, 'floor_ms': 1e3 * floor_s,
+            'ratio': timings['plan'].p50_s / floor_s,
+            'cold': cold['plan'].p50_s * cold_rates['plan'] / operations,
+            'products': timings['alone'].p50_s * rates['alone'] / alone.operations}
     return result
 
 
@@ -201,7 +204,7 @@ def main() -> None:
     result['returns'] = stored['returns']
 
     say('floors')
-    result['floors'] = floors(15.0)
+    result['floors'] = floors(6.0)
     result['activations'] = activations(128, 8.0)
     result['predicted_ms'] = predictions(runs)
 

@@ -281,7 +281,10 @@ class AgentGraphs:
 
     def _steps(self, g: GraphBuilder, h: int, actions: str) -> list[str]:
         """Split (H, N, A) into H values (N, A)."""
-        rows = g.op('Reshape', actions, g.integers(-1, len(self.half)))
+        return self._split(g, h, g.op('Reshape', actions, g.integers(-1, len(self.half))))
+
+    def _split(self, g: GraphBuilder, h: int, rows: str) -> list[str]:
+        """Split (H N, any) into H values (N, any)."""
         return g.ops('Split', h, rows, axis=0) if h > 1 else [rows]
 
     def policy(self) -> GraphBuilder:
@@ -353,11 +356,13 @@ class AgentGraphs:
 
         spread = g.op('Mul', g.op('Unsqueeze', std, one), noise)
         sampled = self._clip(g, g.op('Add', g.op('Unsqueeze', mean, one), spread))  # (H, N, A)
-        steps, ones = self._steps(g, h, sampled), h > 1 and self._prepared(g)
+        ones = h > 1 and self._prepared(g)
         if ones:
-            later = g.op('Slice', sampled, g.integers(1), g.integers(h))
+            first, later = g.ops('Split', 2, sampled, g.integers(1, h - 1), axis=0)
             rows = self._with_ones(g, g.op('Reshape', later, g.integers(-1, a)))
-            steps[1:] = g.ops('Split', h - 1, rows, axis=0) if h > 2 else [rows]
+            steps = self._steps(g, 1, first) + self._split(g, h - 1, rows)
+        else:
+            steps = self._steps(g, h, sampled)
         values = self._values(g, h, latent, lambda t, _: steps[t], ones=ones)
         values = g.op('Concat', values, policy_values, axis=0)
         actions = g.op('Concat', sampled, policy_actions, axis=1)

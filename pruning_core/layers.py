@@ -88,6 +88,7 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[bytes, str] = {}
         self._entries: dict[str, list[str]] = {}
+        self._named: dict[str, str] = {}
 
     def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
         """Declare an input; strings in `shape` are dynamic."""
@@ -95,8 +96,10 @@ class GraphBuilder:
         return name
 
     def output(self, value: str, name: str, shape: Shape) -> None:
-        """Declare an output."""
-        self._nodes.append(helper.make_node('Identity', [value], [name]))
+        """Declare an output; a value that a node makes has its name in the model."""
+        if value in self._named or not any(value in node.output for node in self._nodes):
+            value = self.op('Identity', value)
+        self._named[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -211,7 +214,14 @@ class GraphBuilder:
 
     def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """Return the model, checked, with all its numbers in it."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs,
+        nodes = []
+        for made in self._nodes:
+            node = onnx.NodeProto()
+            node.CopyFrom(made)
+            for names in (node.input, node.output):
+                names[:] = [self._named.get(name, name) for name in names]
+            nodes.append(node)
+        graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs,
                                   list(self._weights.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)],
                                   producer_name='pruned_controller')

@@ -53,10 +53,10 @@ def floors(found: Mapping[str, Mapping[str, float]]) -> str:
     """One line per width."""
     aims = PROGRAMS['planner'].TARGETS
     rows = [f"| {width} | {f['floor_ms']:.2f} | {f['ms']:.2f} | {f['ratio']:.2f} "
-            f'| {aims[int(width)]:.2f} | {_known(f.get("products"))} |'
+            f'| {aims[int(width)]:.2f} | {_known(f.get("cold"))} | {_known(f.get("products"))} |'
             for width, f in found.items()]
-    return '\n'.join(['| width | floor ms | plan ms | ratio | at most | products alone |',
-                      '|---|---|---|---|---|---|', *rows]) + '\n'
+    return '\n'.join(['| width | floor ms | plan ms | ratio | at most | cold | products alone |',
+                      '|---|---|---|---|---|---|---|', *rows]) + '\n'
 
 
 def _known(ratio: float | None) -> str:

@@ -136,18 +136,20 @@ def _proposed(planner: Planner) -> int:
     return proposals(planner.settings, len(planner.manifest.action.names))
 
 
-def time_together(work: Mapping[str, Callable[[], object]], seconds: float, least: int = 15
-                  ) -> tuple[dict[str, Timing], dict[str, float]]:
+def time_together(work: Mapping[str, Callable[[], object]], seconds: float, least: int = 15,
+                  turn_s: float = 0.0) -> tuple[dict[str, Timing], dict[str, float]]:
     """Time several pieces of work in turns, so that whatever the machine does meets them all.
 
     Args:
         work: to time, by name.
         seconds: to spend in all.
         least: rounds at least.
+        turn_s: a piece is repeated for so long before the next one has its turn. Of 0, each begins
+            with caches that another one filled, as in a process that does other things, too.
 
     Returns:
         Timings, and the rate of matrix products in operations per second, the median of what was
-        measured directly after each piece of work and for as long.
+        measured directly after each turn and for as long.
     """
     rate = MatrixRate()
     for one in work.values():
@@ -157,10 +159,15 @@ def time_together(work: Mapping[str, Callable[[], object]], seconds: float, leas
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < least or time.perf_counter() < end:
         for name, one in work.items():
-            began = time.perf_counter()
-            one()
-            taken[name].append(time.perf_counter() - began)
-            rates[name].append(rate.during(taken[name][-1]))
+            began = now = time.perf_counter()
+            while True:
+                before = now
+                one()
+                now = time.perf_counter()
+                taken[name].append(now - before)
+                if now - began >= turn_s:
+                    break
+            rates[name].append(rate.during(now - began))
         rounds += 1
     return ({name: Timing.of(t) for name, t in taken.items()},
             {name: float(np.median(r)) for name, r in rates.items()})

@@ -64,6 +64,16 @@ def test_work_is_timed_in_turns():
     assert set(rates) == {'a', 'b'} and min(rates.values()) > 1e6
 
 
+def test_a_turn_repeats_its_work_before_the_next_one():
+    order = []
+    timings, _ = time_together({'a': lambda: (order.append('a'), time.sleep(0.01)),
+                                'b': lambda: order.append('b')}, 0.0, least=2, turn_s=0.02)
+    turns = [len(turn) for turn in ''.join(order[2:]).split('b') if turn]
+    assert len(turns) == 2 and all(2 <= n <= 3 for n in turns)
+    assert timings['a'].count == sum(turns) and timings['b'].count > 4
+    assert 0.01 <= timings['a'].p50_s < 0.02  # of one piece of work, not of a turn
+
+
 def test_quantiles():
     found = Timing.of([0.01 * i for i in range(1, 102)])
     assert found.p50_s == pytest.approx(0.51)
