@@ -39,7 +39,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.runtime.bench import probes
 from pruning_core.runtime.bound import BoundGraph, session
 from pruning_core.runtime.bundle import Bundle, in_memory
-from pruning_core.runtime.fit import machine
+from pruning_core.runtime.fit import asleep, machine, waking
 from pruning_core.runtime.planner import Planner
 from pruning_core.runtime.pushes import proposals
 from pruning_core.surgery import apply
@@ -197,12 +197,19 @@ def layers_kept(groups: Sequence[Group], kept: Mapping[str, int]
 
 
 def plan_seconds(bundle: Bundle, plans: int = 15) -> float:
-    """Median seconds of a full plan on this machine, measured."""
+    """Median seconds of a full plan in a row with others on this machine, measured."""
     planner = Planner(bundle)
     planner.warm_up(1)
     observations = probes(bundle)
     return statistics.median(
         planner.plan(observations[i % len(observations)]).compute_s for i in range(plans))
+
+
+def waking_seconds(bundle: Bundle) -> float:
+    """What a full plan takes longer in a control loop, which sleeps before each; measured."""
+    planner = Planner(bundle)
+    planner.warm_up(1)
+    return waking(planner, probes(bundle), asleep(bundle.manifest.period_s))
 
 
 def exported(run: Run) -> Bundle:
@@ -211,8 +218,8 @@ def exported(run: Run) -> Bundle:
     return in_memory(manifest, graphs)
 
 
-def predictor(run: Run, groups: Sequence[Group], threads: int = 1, progress: Progress = silent
-              ) -> Callable[[Mapping[str, int]], float]:
+def predictor(run: Run, groups: Sequence[Group], threads: int = 1, progress: Progress = silent,
+              in_loop: bool = False) -> Callable[[Mapping[str, int]], float]:
     """Predict the seconds of a full plan from the units that each free group keeps.
 
     What the layers do not account for, the sampling, the sorting and the calls, is measured on a
@@ -224,6 +231,7 @@ def predictor(run: Run, groups: Sequence[Group], threads: int = 1, progress: Pro
         groups: of its trace.
         threads: of onnxruntime.
         progress: told while the table is measured.
+        in_loop: add what a plan takes longer there than in a row with others.
     """
     p = run.config.planner
     layers = layers_kept(groups, {})
@@ -233,13 +241,14 @@ def predictor(run: Run, groups: Sequence[Group], threads: int = 1, progress: Pro
     widths = run.agent.widths
     eights: Any = {name: tuple(8 for _ in getattr(widths, name)) for name in COMPONENTS}
     small = dataclasses.replace(widths, latent=8, **eights)
-    rest = max(0.0, plan_seconds(exported(resized(run, small)))
-               - layers_time(_layers_of(small), p, *tables))
+    least = exported(resized(run, small))
+    rest = max(0.0, plan_seconds(least) - layers_time(_layers_of(small), p, *tables))
     whole = plan_seconds(exported(run), 5)
     scale = (whole - rest) / layers_time(layers, p, *tables)
+    waking_s = waking_seconds(least) if in_loop else 0.0
 
     def predict(kept: Mapping[str, int]) -> float:
-        return rest + scale * layers_time(layers_kept(groups, kept), p, *tables)
+        return waking_s + rest + scale * layers_time(layers_kept(groups, kept), p, *tables)
 
     return predict
 
@@ -266,7 +275,7 @@ def plan_within(run: Run, groups: Sequence[Group], limit_ms: float,
     Args:
         run: the agent; left as it is.
         groups: of its trace.
-        limit_ms: median of a full plan, in milliseconds.
+        limit_ms: median of a full plan in a control loop, in milliseconds.
         choose: the selection under a budget.
         progress: told of the table, and of every cut that was measured.
 
@@ -274,14 +283,15 @@ def plan_within(run: Run, groups: Sequence[Group], limit_ms: float,
         GroupError: the limits of the selection leave no cut that is small enough.
         GateError: no choice was measured to be fast enough.
     """
-    predict = predictor(run, groups, progress=progress)
+    predict = predictor(run, groups, progress=progress, in_loop=True)
     asked, measured = limit_ms, float('inf')
     for attempt in range(_ATTEMPTS):
         plan = choose(Milliseconds(asked, predict))
         shell = copy.copy(run.agent)
         shell.components = copy.deepcopy(run.agent.components)
         apply(plan, dict(shell.components.items()))
-        measured = 1e3 * plan_seconds(exported(dataclasses.replace(run, agent=shell)), 40)
+        bundle = exported(dataclasses.replace(run, agent=shell))
+        measured = 1e3 * (plan_seconds(bundle, 40) + waking_seconds(bundle))
         progress('budget', attempt + 1, _ATTEMPTS, predicted_ms=plan.achieved, ms=measured)
         if measured <= limit_ms:
             return plan

@@ -111,7 +111,7 @@ def budgeted(run, monkeypatch, tmp_path):
     def predict(kept):
         return 1e-5 * sum(kept.values())
 
-    def go(limit_ms, factor):
+    def go(limit_ms, factor, waking_s=0.0):
         tried = []
 
         def measure(bundle, plans=0):
@@ -121,6 +121,7 @@ def budgeted(run, monkeypatch, tmp_path):
 
         monkeypatch.setattr(latency, 'predictor', lambda *_, **__: predict)
         monkeypatch.setattr(latency, 'plan_seconds', measure)
+        monkeypatch.setattr(latency, 'waking_seconds', lambda bundle: waking_s)
 
         def choose(budget):
             tried.append(budget.limit)
@@ -142,6 +143,23 @@ def test_slower_than_predicted_is_cut_further(budgeted):
     plan, tried, _ = budgeted(1.0, 1.6)
     assert len(tried) > 1 and tried[1] < tried[0]
     assert plan.achieved * 1.6 <= 1.0
+
+
+def test_waking_counts_in_what_a_cut_is_measured_by(budgeted):
+    """In a row the first cut would do; a loop sleeps before each plan."""
+    _, tried, _ = budgeted(1.0, 0.9)
+    assert tried == [1.0]
+    plan, tried, _ = budgeted(1.0, 0.9, waking_s=0.3e-3)
+    assert len(tried) > 1 and 0.9 * plan.achieved + 0.3 <= 1.0
+
+
+def test_prediction_tells_of_a_loop_where_it_is_asked_to(run, monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(latency, 'plan_seconds', lambda *_: 2e-3)
+    monkeypatch.setattr(latency, 'waking_seconds', lambda bundle: 5e-4)
+    groups = run.agent.graph().groups
+    in_a_row, in_loop = (latency.predictor(run, groups, in_loop=x)({}) for x in (False, True))
+    assert in_loop - in_a_row == pytest.approx(5e-4)
 
 
 def test_what_was_not_measured_is_not_promised(budgeted, monkeypatch, four_parts):

@@ -32,6 +32,7 @@ from pruning_core.networks import count_parameters
 from pruning_core.plans import Plan
 from pruning_core.pruner import BUNDLE, measure_latency, prune
 from pruning_core.runtime.bundle import open_bundle
+from pruning_core.runtime.planner import Planner
 from pruning_core.shrinking import scores_of
 
 PHASES = ('reference', 'score', 'cut', 'recover', 'evaluate', 'latency')
@@ -273,6 +274,25 @@ def test_latency_is_measured_on_the_bundle(pruned):
     found = measure_latency(result.bundle, 0.5)
     assert 0 < found['p50_s'] <= found['p99_s']
     assert (found['period_s'], found['allowed_share']) == (0.05, 0.5)
+
+
+def test_latency_is_that_of_a_loop_which_sleeps_between_plans(pruned, monkeypatch):
+    """After a sleep plans take 2 ms, in a row 1: the median and the quantile have both."""
+    bundle, slept, before = pruned().bundle, [], []
+    monkeypatch.setattr('pruning_core.runtime.fit.time.sleep', slept.append)
+    plan = Planner.plan
+
+    def timed(self, *args):
+        after = bool(slept)
+        before.extend(slept)
+        slept.clear()
+        return dataclasses.replace(plan(self, *args), compute_s=2e-3 if after else 1e-3)
+
+    monkeypatch.setattr(Planner, 'plan', timed)
+    found = measure_latency(bundle, 0.5)
+    assert found['p50_s'] == found['p99_s'] == pytest.approx(2e-3)
+    assert found['waking_s'] == pytest.approx(1e-3)
+    assert set(before) == {0.05}, 'a period'
 
 
 def test_a_cut_that_does_not_verify_is_refused(run, pruned, tmp_path):

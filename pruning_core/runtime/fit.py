@@ -116,7 +116,7 @@ def fit(bundle: Bundle, period_s: float = 0.0, share: float = 0.5, *, again: boo
         )
     if not again and (known := load(bundle, budget_s)) is not None:
         return known
-    asleep_s = min(period_s or bundle.manifest.period_s, _ASLEEP_S)
+    asleep_s = asleep(period_s or bundle.manifest.period_s)
     found = _search(bundle, budget_s, asleep_s, told)
     if bundle.path is not None:
         _save(found, bundle.path)
@@ -218,13 +218,22 @@ def _quick(bundle: Bundle, choice: Choice, observations: Array) -> float:
     return float(np.median(_timed(planner, observations, _FEW)))
 
 
-def _waking(bundle: Bundle, smallest: Choice, observations: Array, asleep_s: float) -> float:
-    """Seconds that a plan takes longer after a sleep."""
-    planner = Planner(bundle, **dataclasses.asdict(smallest))
-    planner.warm_up()
+def waking(planner: Planner, observations: Array, asleep_s: float) -> float:
+    """Seconds that a plan takes longer after a sleep than in a row, by medians.
+
+    Args:
+        planner: warmed up; what it would do next changes.
+        observations: (any, O) of its plant.
+        asleep_s: before each plan; see `asleep`.
+    """
     row, slept = (float(np.median(_timed(planner, observations, _WAKINGS, s)))
                   for s in (0.0, asleep_s))
     return max(0.0, slept - row)
+
+
+def asleep(period_s: float) -> float:
+    """Seconds that a loop of this period is taken to sleep before each plan."""
+    return min(period_s, _ASLEEP_S)
 
 
 def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit:
@@ -243,7 +252,9 @@ def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit
         fastest[horizon, precision] = min(times, key=lambda t: times[t] * (1.0 if t == 1 else 1.2))
         told('threads', done + 1, len(ways))
     open_ = [c for c in every if fastest[c.horizon, c.precision] == c.threads]
-    waking_s = _waking(bundle, open_[0], observations, asleep_s)
+    smallest = Planner(bundle, **dataclasses.asdict(open_[0]))
+    smallest.warm_up()
+    waking_s = waking(smallest, observations, asleep_s)
     timed: list[tuple[Choice, float]] = []
     for done, choice in enumerate(open_):
         slower_known = any(t > budget_s and _dominates(c, choice) for c, t in timed)
