@@ -47,7 +47,7 @@ from pruning_core.surgery import apply
 WIDTHS = (512, 256, 128, 64, 32)
 TARGETS = {512: 1.12, 256: 1.12, 128: 1.25, 64: 1.45, 32: 1.9}
 REFERENCE = 'reference in torch (ELU)'
-TURN_S = 0.1  # of plans, and then of products, at each width
+TURN_S = 0.1  # of plans, and then of products, at each width, at least
 ALLOWED_LOSS = 2.0  # per cent of the dense agent's return, of what counts as fast
 
 
@@ -91,16 +91,18 @@ class Planned:
 def floors(seconds: float) -> dict[str, dict[str, float]]:
     """Median of a full plan over its floor, at every width, and both in ms.
 
-    Plans and the products that say how fast the processor multiplies have turns of `TURN_S`, so
-    that each finds what it needs in the caches. `products` is the same ratio for hidden layers of
-    that width alone; `cold` that of plans of which each comes after products of its own length.
+    Plans and the products that say how fast the processor multiplies have turns of `TURN_S`, or of
+    five plans, so that most find what they need in the caches. `products` is the same ratio for
+    hidden layers of that width alone; `cold` that of plans of which each comes after products of
+    its own length.
     """
     result = {}
     for width in WIDTHS:
         plan, alone = Planned(exported(cut_to(width))), Products(width)
         operations = of_planner(plan.planner)
-        timings, rates = time_together({'plan': plan, 'alone': alone}, seconds, turn_s=TURN_S)
         cold, cold_rates = time_together({'plan': plan}, seconds / 3)
+        turn_s = max(TURN_S, 5 * cold['plan'].p50_s)
+        timings, rates = time_together({'plan': plan, 'alone': alone}, seconds, 4, turn_s)
         floor_s = operations / rates['plan']
         result[f'{width}'] = {
             'ms': 1e3 * timings['plan'].p50_s, 'floor_ms': 1e3 * floor_s,

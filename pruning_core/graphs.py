@@ -11,10 +11,11 @@ Five rewritings bring the planner near to what its multiplications alone cost, a
 all plans start in the same latent, whose share of the first layers is computed once for all of
 them; heads with one output are products of one row, (1, W) by (N, W) transposed, which
 onnxruntime computes without padding the one output to a vector; the discount is folded into
-that row, so that the rewards of a plan add up inside the products; the biases of first layers are
-multiplied by a column of ones beside the actions; and where the network is so narrow that it
-saves work, the last matrix of the dynamics is multiplied into the first ones of what follows, so
-that the latents between them are never computed.
+that row, so that the rewards of a plan add up inside the products; first layers that read
+sampled actions, and those of Q, have their bias multiplied by a column of ones beside the
+actions; and where the network is so narrow that it saves work, the last matrix of the dynamics
+is multiplied into the first ones of what follows, so that the latents between them are never
+computed.
 """
 
 from __future__ import annotations
@@ -113,8 +114,10 @@ class AgentGraphs:
         self.metadata = metadata
         matrices = [step for step in self.net['encoder'] if isinstance(step, Matrix)]
         self.latent = matrices[-1].weight.shape[1]
+        # One component without a layer between two matrices, and all graphs are written plainly.
         self._enterable = all(
-            isinstance(steps[0], Matrix) and sum(isinstance(step, Matrix) for step in steps) > 1
+            steps and isinstance(steps[0], Matrix)
+            and sum(isinstance(step, Matrix) for step in steps) > 1
             for name, steps in self.net.items() if name != 'encoder')
 
     def write(self, probes: npt.NDArray[np.float32]) -> dict[str, bytes]:
@@ -245,7 +248,7 @@ class AgentGraphs:
         return g.op('Reshape', g.op('Add', total, value), g.integers(-1))
 
     def _with_ones(self, g: GraphBuilder, rows: str) -> str:
-        """(N, A) with a last column of ones; a product, since onnxruntime's Pad takes longer."""
+        """(N, A) with a last column of ones; of few actions a product is faster than a Pad."""
         a = len(self.half)
         return g.op('Gemm', rows, g.constant(np.eye(a, a + 1)), g.constant(np.eye(a + 1)[a]))
 

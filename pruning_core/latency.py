@@ -30,7 +30,6 @@ from pruning_core.checkpoint import Run
 from pruning_core.config import PlannerConfig
 from pruning_core.errors import GateError, explain
 from pruning_core.export import prepare
-from pruning_core.graphs import joining_pays
 from pruning_core.groups import Group
 from pruning_core.layers import GraphBuilder, steps_of
 from pruning_core.networks import COMPONENTS, Widths, build
@@ -160,17 +159,20 @@ def layers_time(layers: Mapping[str, Sequence[tuple[int, int]]], p: PlannerConfi
         return table(inputs + more, outputs) + sum(table(i, o) for i, o in rest)
 
     def value(table: LayerTable, each: Sequence[str] = ()) -> float:
-        def following(times: int, names: Sequence[str]) -> float:
-            joined = joining_pays(hidden, latent, sum(layers[n][0][1] for n in names))
-            more = hidden - latent if joined else 0
-            spared = table(hidden, latent) if joined else 0.0
-            return times * (sum(component(n, table, more) for n in names) - spared)
+        def following(names: Sequence[str]) -> float:
+            apart = sum(component(n, table) for n in names)
+            if any(len(sizes) < 2 for name, sizes in layers.items() if name != 'encoder'):
+                return apart
+            # The graphs decide by operations; near that threshold both ways take as long, and
+            # the lesser of two times that grow with every size grows with every size, too.
+            joined = sum(component(n, table, hidden - latent) for n in names)
+            return min(apart, joined - table(hidden, latent))
 
         # At the first step all plans share their latent: little is left of the first layer.
         first = sum(component(n, table, 1 - layers[n][0][0]) for n in ('dynamics', 'reward'))
         return (first + sum(component(n, table) for n in each)
-                + following(p.horizon - 1, ['reward', 'dynamics', *each])
-                + following(1, ['policy', 'q1', 'q2']))
+                + (p.horizon - 1) * following(['reward', 'dynamics', *each])
+                + following(['policy', 'q1', 'q2']))
 
     return p.iterations * value(sampled) + value(proposed, ['policy'])
 

@@ -87,7 +87,7 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[bytes, str] = {}
-        self._entries: dict[str, list[str]] = {}
+        self._entries: dict[tuple[str, str, bool], list[str]] = {}
         self._named: dict[str, str] = {}
 
     def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
@@ -158,7 +158,7 @@ class GraphBuilder:
 
     def _enter(self, entry: Entry, x: str) -> str:
         """Multiply by what onnxruntime makes of an entry's matrices when it loads them."""
-        key = f'{entry.before and entry.before.name} {entry.matrix.name} {entry.ones}'
+        key = (entry.before.name if entry.before else '', entry.matrix.name, entry.ones)
         if key not in self._entries:
             self._entries[key] = self._folded(entry)
         return self.op('Gemm', x, *self._entries[key])

@@ -109,22 +109,57 @@ def loaded(bundle, name, tmp_path):
     return graph.node, {i.name: tuple(i.dims) for i in graph.initializer}
 
 
-@pytest.mark.parametrize(('latent', 'hidden', 'joined'), [(20, 8, True), (6, 24, False)])
-@pytest.mark.parametrize('name', [PLAN_START, PLAN_STEP])
-def test_latents_are_left_out_where_that_saves_work(drawn, tmp_path, latent, hidden, joined, name):
+@pytest.mark.parametrize(('name', 'latent', 'hidden', 'computed'), [
+    (PLAN_START, 20, 8, 0), (PLAN_STEP, 20, 8, 0), (PLAN_START, 6, 24, 3), (PLAN_STEP, 6, 24, 3),
+    # 12 x 24 < 9 x (12 + 24), but not with the policy beside dynamics and reward.
+    (PLAN_START, 9, 12, 3), (PLAN_STEP, 9, 12, 1)])
+def test_latents_are_left_out_where_that_saves_work(drawn, tmp_path, name, latent, hidden,
+                                                    computed):
     """The products are made when the graph is loaded: no node is left that computes weights."""
     run = drawn(f'network.latent={latent}', f'network.hidden={hidden}', 'planner.horizon=3')
     bundle, _ = export(run, tmp_path / 'bundle')
     nodes, numbers = loaded(bundle, name, tmp_path)
     assert not any(all(i in numbers for i in node.input) for node in nodes)
     assert 'MatMul' not in {node.op_type for node in nodes}
-    matrices = [numbers[node.input[1]] for node in nodes
-                if node.op_type in ('Gemm', 'FusedGemm') and node.input[1] in numbers]
-    latents = sum(outputs == latent for _, outputs in matrices)
-    encoded = name == PLAN_START
-    assert latents - encoded == (0 if joined else 3)
-    # A bias of the first layers of Q, which follow a column of ones, is added in no pass.
-    assert (hidden if joined else latent) + 2 in {inputs for inputs, _ in matrices}
+    layers = [node for node in nodes
+              if node.op_type in ('Gemm', 'FusedGemm') and node.input[1] in numbers]
+    latents = sum(numbers[node.input[1]][1] == latent for node in layers)
+    assert latents - (name == PLAN_START) == computed  # and the encoder's
+    # Dynamics and reward of two decisions on sampled actions, and both Q, add no bias.
+    without = [node for node in layers if len(node.input) == 2]
+    assert len(without) == (6 if name == PLAN_STEP else 2)
+
+
+def test_first_layers_on_several_actions_and_without_biases(drawn):
+    """Joined, with a column of ones beside two actions, and no bias to multiply by it."""
+    run = drawn('planner.horizon=3')
+    torch.manual_seed(0)
+
+    def mlp(inputs, outputs, first=True, last=True):
+        return nn.Sequential(nn.Linear(inputs, 6, bias=first), nn.ReLU(), nn.Linear(6, 6),
+                             nn.ReLU(), nn.Linear(6, outputs, bias=last))
+
+    run.agent.components = nn.ModuleDict({
+        'encoder': mlp(3, 16), 'dynamics': mlp(18, 16, last=False),
+        'reward': mlp(18, 1, first=False), 'q1': mlp(18, 1), 'q2': mlp(18, 1, first=False),
+        'policy': nn.Sequential(mlp(16, 2, first=False), nn.Tanh())}).requires_grad_(False)
+    assert proven(run, actions=2).worst <= TOLERANCE
+    # A component that begins with something else than a matrix: none of this is done.
+    run.agent.components['reward'] = nn.Sequential(
+        nn.LayerNorm(18), mlp(18, 1)).requires_grad_(False)
+    assert proven(run, actions=2).worst <= TOLERANCE
+
+
+def proven(run, actions):
+    """How far the graphs are from torch, for an agent of any components."""
+    spec = dataclasses.replace(spec_of(run), action_low=(-1.0,) * actions,
+                               action_high=(1.0,) * actions)
+    graphs = AgentGraphs(run.agent.components, run.config.planner, run.config.agent.discount,
+                         spec.observation_scale, [0.0] * actions, [1.0] * actions, {}).write(
+                             np.zeros((1, 3), np.float32))
+    parity = prove(run, spec, graphs)
+    assert parity.ties < parity.probes
+    return parity
 
 
 def test_joined_and_apart_are_the_same_plans(drawn, monkeypatch):
@@ -366,13 +401,7 @@ def test_components_of_td_mpc2_plan_as_torch_does(drawn, actions):
     run = drawn('planner.horizon=3')
     torch.manual_seed(0)
     run.agent.components = td_mpc2(actions=actions).requires_grad_(False)
-    spec = dataclasses.replace(spec_of(run), action_low=(-1.0,) * actions,
-                               action_high=(1.0,) * actions)
-    graphs = AgentGraphs(run.agent.components, run.config.planner, run.config.agent.discount,
-                         spec.observation_scale, [0.0] * actions, [1.0] * actions, {}).write(
-                             np.zeros((1, 3), np.float32))
-    parity = prove(run, spec, graphs)
-    assert parity.worst <= TOLERANCE and parity.ties < parity.probes
+    assert proven(run, actions).worst <= TOLERANCE
 
 
 def test_components_of_one_layer_and_heads_that_do_not_end_in_a_matrix(drawn):

@@ -15,7 +15,6 @@ from pruning_core import latency
 from pruning_core.budgets import Milliseconds
 from pruning_core.config import PlannerConfig
 from pruning_core.errors import GateError
-from pruning_core.graphs import joining_pays
 from pruning_core.latency import LayerTable, layers_kept, layers_time, plan_within
 from pruning_core.selection import Limits, select
 from pruning_core.surgery import apply
@@ -38,25 +37,66 @@ def test_table_grows_with_the_work_beyond_what_was_measured(table):
     assert table(32, 64) == pytest.approx(8 * table(16, 16))
 
 
-def test_time_of_a_plan_counts_every_layer(table):
-    """By hand: a fixed price per layer, so that the plan costs its number of layers."""
-    flat = LayerTable(1, (1, 32), ((1.0, 1.0), (1.0, 1.0)))
-    layers = {'encoder': [(3, 4), (4, 5)], 'dynamics': [(6, 4), (4, 4), (4, 5)],
-              'reward': [(6, 4), (4, 4), (4, 1)], 'policy': [(5, 4), (4, 1)],
-              'q1': [(6, 4), (4, 1)], 'q2': [(6, 4), (4, 1)]}
-    p = PlannerConfig(horizon=3, samples=8, policy_samples=2, elites=2, iterations=4)
-    # Multiplied into what follows, the dynamics' last matrix takes no time of its own ...
-    assert joining_pays(4, 5, 8)
-    one = 3 * (3 + 2) + 2 + 2 + 2
-    assert layers_time(layers, p, flat, flat) == 4 * one + one + 3 * 2
-    # ... which does not pay behind hidden layers that are wide: 24 x 28 > 5 x (24 + 28).
-    wide = {**layers, 'dynamics': [(6, 24), (24, 24), (24, 5)]}
-    assert not joining_pays(24, 5, 28) and not joining_pays(24, 5, 12)
-    one = 3 * (3 + 3) + 2 + 2 + 2
-    assert layers_time(wide, p, flat, flat) == 4 * one + one + 3 * 2
-    cheap = layers_time(layers, p, table, table)
-    dear = layers_time({**layers, 'dynamics': [(6, 8), (8, 8), (8, 5)]}, p, table, table)
-    assert cheap < dear
+LAYERS = {'encoder': [(3, 4), (4, 5)], 'dynamics': [(6, 4), (4, 4), (4, 5)],
+          'reward': [(6, 4), (4, 4), (4, 1)], 'policy': [(5, 4), (4, 1)],
+          'q1': [(6, 4), (4, 1)], 'q2': [(6, 4), (4, 1)]}
+SETTINGS = PlannerConfig(horizon=3, samples=8, policy_samples=2, elites=2, iterations=4)
+
+
+def priced(fixed):
+    """A table whose seconds are products, and a fixed part."""
+    sizes = (1, 64)
+    return LayerTable(1, sizes, tuple(tuple(1.0 * i * o + fixed for o in sizes) for i in sizes))
+
+
+def test_time_of_a_plan_counts_every_product():
+    """By hand, of narrow layers: the dynamics' last matrix is multiplied into what follows."""
+    first = (4 + 16) + (4 + 16 + 4)  # dynamics and reward on one latent, which costs nothing
+    later = (5 * 4 + 16) + (5 * 4 + 16 + 4)  # on four hidden units and an action
+    end = (4 * 4 + 4) + 2 * (5 * 4 + 4)
+    proposed = (5 * 4 + 4) + 2 * (4 * 4 + 4)  # the policy at every decision
+    value = first + 2 * later + end
+    table = priced(0.0)
+    assert layers_time(LAYERS, SETTINGS, table, table) == pytest.approx(5 * value + proposed)
+    assert layers_time(LAYERS, SETTINGS, priced(1.0), table) > 5 * value + proposed + 1
+
+
+def test_time_of_a_plan_of_wide_layers_counts_the_latents():
+    """24 hidden units against 5 latents: there joining would cost more than it spares."""
+    dynamics = 24 * 24 + 24 * 5
+    first = (24 + dynamics) + (4 + 16 + 4)
+    later = (6 * 24 + dynamics) + (6 * 4 + 16 + 4)
+    policy = 5 * 4 + 4
+    value = first + 2 * later + policy + 2 * (6 * 4 + 4)
+    wide = {**LAYERS, 'dynamics': [(6, 24), (24, 24), (24, 5)]}
+    table = priced(0.0)
+    assert layers_time(wide, SETTINGS, table, table) == pytest.approx(5 * value + 3 * policy)
+
+
+def test_a_component_of_one_layer_leaves_all_others_apart():
+    layers = {**LAYERS, 'q2': [(6, 1)]}
+    first = (4 + 16 + 20) + (4 + 16 + 4)
+    later = (6 * 4 + 16 + 20) + (6 * 4 + 16 + 4)
+    policy = 5 * 4 + 4
+    value = first + 2 * later + policy + (6 * 4 + 4) + 6
+    table = priced(0.0)
+    assert layers_time(layers, SETTINGS, table, table) == pytest.approx(5 * value + 3 * policy)
+
+
+def test_time_of_a_plan_grows_with_every_size():
+    """Also where joining begins to pay: what is selected by it is looked for by halving."""
+    def times(latent, hidden):
+        return layers_time(
+            {'encoder': [(3, latent)], 'dynamics': [(latent + 1, hidden), (hidden, latent)],
+             **{name: [(latent + a, 64), (64, 1)] for name, a in (
+                 ('reward', 1), ('policy', 0), ('q1', 1), ('q2', 1))}},
+            SETTINGS, priced(200.0), priced(200.0))
+
+    for hidden in (24, 48):
+        found = [times(latent, hidden) for latent in range(1, 60)]
+        assert found == sorted(found)
+    found = [times(20, hidden) for hidden in range(1, 60)]
+    assert found == sorted(found)
 
 
 def test_layers_kept_are_those_of_the_cut_agent(make_agent):

@@ -4,7 +4,8 @@
 
 A bundle in, timings out, with numpy and onnxruntime alone. The floor of a plan is its number of
 floating-point operations over the rate at which this very process multiplies matrices, measured
-after each plan for as long: what no planner on this processor and in this precision gets below.
+after each plan, or turn of plans, for as long: what hardly a planner on this processor and in this
+precision gets below.
 """
 
 from __future__ import annotations

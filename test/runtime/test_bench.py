@@ -64,10 +64,12 @@ def test_work_is_timed_in_turns():
     assert set(rates) == {'a', 'b'} and min(rates.values()) > 1e6
 
 
-def test_a_turn_repeats_its_work_before_the_next_one():
-    order = []
+def test_a_turn_repeats_its_work_before_the_next_one(monkeypatch):
+    order, compared = [], []
+    monkeypatch.setattr(MatrixRate, 'during', lambda _, seconds: compared.append(seconds) or 1.0)
     timings, _ = time_together({'a': lambda: (order.append('a'), time.sleep(0.01)),
                                 'b': lambda: order.append('b')}, 0.0, least=2, turn_s=0.02)
+    assert len(compared) == 4 and min(compared) >= 0.02, 'a turn, not a piece of work'
     turns = [len(turn) for turn in ''.join(order[2:]).split('b') if turn]
     assert len(turns) == 2 and all(2 <= n <= 3 for n in turns)
     assert timings['a'].count == sum(turns) and timings['b'].count > 4
