@@ -65,15 +65,21 @@ def test_work_is_timed_in_turns():
 
 
 def test_a_turn_repeats_its_work_before_the_next_one(monkeypatch):
-    order, compared = [], []
+    """On a clock of which only the work takes time."""
+    order, compared, now = [], [], [0.0]
+
+    def work(name, seconds):
+        order.append(name)
+        now[0] += seconds
+
+    monkeypatch.setattr('pruning_core.runtime.bench.time.perf_counter', lambda: now[0])
     monkeypatch.setattr(MatrixRate, 'during', lambda _, seconds: compared.append(seconds) or 1.0)
-    timings, _ = time_together({'a': lambda: (order.append('a'), time.sleep(0.01)),
-                                'b': lambda: order.append('b')}, 0.0, least=2, turn_s=0.02)
-    assert len(compared) == 4 and min(compared) >= 0.02, 'a turn, not a piece of work'
-    turns = [len(turn) for turn in ''.join(order[2:]).split('b') if turn]
-    assert len(turns) == 2 and all(2 <= n <= 3 for n in turns)
-    assert timings['a'].count == sum(turns) and timings['b'].count > 4
-    assert 0.01 <= timings['a'].p50_s < 0.02  # of one piece of work, not of a turn
+    timings, _ = time_together({'a': lambda: work('a', 0.01), 'b': lambda: work('b', 0.005)},
+                               0.0, least=2, turn_s=0.0199)
+    assert ''.join(order[2:]) == ('aa' + 'bbbb') * 2
+    assert compared == pytest.approx([0.02] * 4), 'a turn, not a piece of work'
+    assert (timings['a'].count, timings['b'].count) == (4, 8)
+    assert timings['a'].p50_s == pytest.approx(0.01)
 
 
 def test_quantiles():
