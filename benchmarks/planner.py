@@ -102,7 +102,8 @@ def floors(seconds: float) -> dict[str, dict[str, float]]:
         operations = of_planner(plan.planner)
         cold, cold_rates = time_together({'plan': plan}, seconds / 3)
         turn_s = max(TURN_S, 5 * cold['plan'].p50_s)
-        timings, rates = time_together({'plan': plan, 'alone': alone}, seconds, 4, turn_s)
+        timings, rates = time_together({'plan': plan, 'alone': alone}, seconds, least=4,
+                                       turn_s=turn_s)
         floor_s = operations / rates['plan']
         result[f'{width}'] = {
             'ms': 1e3 * timings['plan'].p50_s, 'floor_ms': 1e3 * floor_s,

@@ -38,7 +38,7 @@ from pruning_core.progress import Progress, silent
 from pruning_core.runtime.bench import probes
 from pruning_core.runtime.bound import BoundGraph, session
 from pruning_core.runtime.bundle import Bundle, in_memory
-from pruning_core.runtime.fit import asleep, machine, waking
+from pruning_core.runtime.fit import asleep, machine, plan_times, waking
 from pruning_core.runtime.planner import Planner
 from pruning_core.runtime.pushes import proposals
 from pruning_core.surgery import apply
@@ -202,9 +202,7 @@ def plan_seconds(bundle: Bundle, plans: int = 15) -> float:
     """Median seconds of a full plan in a row with others on this machine, measured."""
     planner = Planner(bundle)
     planner.warm_up(1)
-    observations = probes(bundle)
-    return statistics.median(
-        planner.plan(observations[i % len(observations)]).compute_s for i in range(plans))
+    return statistics.median(plan_times(planner, probes(bundle), plans))
 
 
 def waking_seconds(bundle: Bundle) -> float:

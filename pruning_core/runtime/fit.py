@@ -200,8 +200,8 @@ def candidates(bundle: Bundle) -> list[Choice]:
     return sorted(found, key=work)
 
 
-def _timed(planner: Planner, observations: Array, plans: int, asleep_s: float = 0.0
-           ) -> list[float]:
+def plan_times(planner: Planner, observations: Array, plans: int, asleep_s: float = 0.0
+               ) -> list[float]:
     """Seconds of so many plans, on the observations in turn, with a sleep before each."""
     took = []
     for i in range(plans):
@@ -215,7 +215,7 @@ def _quick(bundle: Bundle, choice: Choice, observations: Array) -> float:
     """Median seconds of a few plans in a row."""
     planner = Planner(bundle, **dataclasses.asdict(choice))
     planner.warm_up(1)
-    return float(np.median(_timed(planner, observations, _FEW)))
+    return float(np.median(plan_times(planner, observations, _FEW)))
 
 
 def waking(planner: Planner, observations: Array, asleep_s: float) -> float:
@@ -226,7 +226,7 @@ def waking(planner: Planner, observations: Array, asleep_s: float) -> float:
         observations: (any, O) of its plant.
         asleep_s: before each plan; see `asleep`.
     """
-    row, slept = (float(np.median(_timed(planner, observations, _WAKINGS, s)))
+    row, slept = (float(np.median(plan_times(planner, observations, _WAKINGS, s)))
                   for s in (0.0, asleep_s))
     return max(0.0, slept - row)
 
@@ -286,7 +286,7 @@ def _search(bundle: Bundle, budget_s: float, asleep_s: float, told: Told) -> Fit
     for choice, _, loss, error in [*equal, *rest]:
         planner = Planner(bundle, **dataclasses.asdict(choice))
         planner.warm_up()
-        took = _timed(planner, observations, _PLANS, asleep_s)
+        took = plan_times(planner, observations, _PLANS, asleep_s)
         p99_s = sorted(took)[-2]
         found = Fit(choice, float(np.median(took)), p99_s, loss, error, budget_s, bundle.hash,
                     machine(), tried)
