@@ -10,11 +10,13 @@ updates in all. Out: what is left in the end, against never cutting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pruning_core import config as configuration
 from pruning_core import images
@@ -63,33 +65,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One autoencoder and its cut.
+    """One autoencoder, cut in every way.
 
     Attributes:
         autoencoder: with its epochs.
-        way: `never`, `once`, `steps` or `settled`.
-        point: share of the epochs after which the last cut is made; without a meaning for
-            `never` and `settled`.
         share: of the parameters that go.
         data: folder of IDX files.
     """
 
     autoencoder: AutoencoderConfig
-    way: str
-    point: float
     share: float
     data: str = field(default='')
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
-    """Every way and point per seed; agents at every point."""
-    out = []
-    ways = [('never', 1.0), ('settled', 1.0), *(('once', p) for p in POINTS),
-            *(('steps', p) for p in POINTS)]
-    for seed in range(settings.seeds):
-        model = AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed)
-        out += [Trial(f'{folder}/{way}_{point:g}_s{seed}', run, TrialConfig(
-            model, way, point, settings.share, settings.data), weight=2.0) for way, point in ways]
+    """An autoencoder per seed; agents at every point."""
+    out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
+        AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed),
+        settings.share, settings.data), weight=8.0) for seed in range(settings.seeds)]
     return out + (_agents(settings, folder) if settings.config else [])
 
 
@@ -119,57 +112,115 @@ def _agents(settings: Settings, folder: str) -> list[Trial]:
     return out
 
 
-def run(config: TrialConfig, context: Context) -> dict[str, Any]:
-    """Train to the cut, cut, and train on for the epochs that are left."""
-    data, settings = images.load(config.data), config.autoencoder
-    model, rng = Autoencoder(data.train.shape[1], settings), np.random.default_rng(settings.seed)
-    dense, done, cuts = model.graph().parameters, 0, []
-    tracker = ImportanceTracker(model.graph(), model.components, settings.importance)
+class _Training:
+    """An autoencoder on its way to the end of a training of fixed length.
 
-    def train_to(epoch: int) -> None:
-        nonlocal done
-        if epoch > done:
-            train(model, data.train, settings, rng, Watchers([tracker]), epochs=epoch - done,
-                  progress=context.progress)
-            done = epoch
+    Attributes:
+        done: epochs so far.
+        cuts: epochs after which it was cut.
+    """
 
-    def cut_to(removed: float) -> None:
+    def __init__(self, config: TrialConfig, context: Context) -> None:
+        settings = config.autoencoder
+        self._config, self._progress, self._phase = config, context.progress, 'train'
+        self._data = images.load(config.data)
+        self._rng = np.random.default_rng(settings.seed)
+        self._model = Autoencoder(self._data.train.shape[1], settings)
+        self._dense = self._model.graph().parameters
+        self._track()
+        self.done = 0
+        self.cuts: list[int] = []
+
+    def _track(self) -> None:
+        self._tracker = ImportanceTracker(self._model.graph(), self._model.components,
+                                          self._config.autoencoder.importance)
+
+    def train_to(self, epoch: int, watched: bool = True) -> None:
+        """Train until so many epochs are done in all; `watched` where another cut follows."""
+        settings, before = self._config.autoencoder, self.done
+        if epoch > before:
+            train(self._model, self._data.train, settings, self._rng,
+                  Watchers([self._tracker] if watched else []), epochs=epoch - before,
+                  progress=lambda _, done, total, /, **facts: self._progress(
+                      self._phase, before + done, settings.epochs, **facts))
+            self.done = epoch
+
+    def ranks(self) -> npt.NDArray[np.float64]:
+        """Scores of all units, (units,)."""
+        return np.concatenate(list(self._tracker.unit_scores('combined').values()))
+
+    def _cut_to(self, removed: float) -> None:
         """Remove the lowest units until this share of the dense network is gone."""
-        nonlocal tracker
-        graph = model.graph()
-        further = 1 - (1 - removed) * dense / graph.parameters
-        model.cut(lowest_of_all(graph, tracker.unit_scores('combined'), max(further, 0.0)))
-        tracker = ImportanceTracker(model.graph(), model.components, settings.importance)
-        cuts.append(done)
+        graph = self._model.graph()
+        further = 1 - (1 - removed) * self._dense / graph.parameters
+        self._model.cut(lowest_of_all(graph, self._tracker.unit_scores('combined'),
+                                      max(further, 0.0)))
+        self._track()
+        self.cuts.append(self.done)
 
-    last = max(1, round(config.point * settings.epochs))
-    if config.way == 'once':
-        train_to(last)
-        cut_to(config.share)
-    elif config.way == 'steps':
-        for step in range(1, _STEPS + 1):
-            train_to(max(1, round(last * step / _STEPS)))
-            cut_to(1 - (1 - config.share) ** (step / _STEPS))
-    elif config.way == 'settled':
-        before = None
-        while done < settings.epochs:
-            train_to(done + 1)
-            ranks_now = np.concatenate(list(tracker.unit_scores('combined').values()))
-            if before is not None and agreement(before, ranks_now) >= _SETTLED:
-                break
-            before = ranks_now
-        cut_to(config.share)
-    train_to(settings.epochs)
-    quality = model.quality(data.test)
-    return {'way': config.way, 'point': config.point, 'seed': settings.seed, 'data': data.name,
-            'psnr': quality.psnr, 'cuts': cuts,
-            'removed': 1 - model.graph().parameters / dense}
+    def end(self, way: str, point: float, cuts: Sequence[tuple[int, float]] = ()
+            ) -> dict[str, Any]:
+        """Copy this training, go on with the copy to the end, and measure it.
+
+        Args:
+            way: `never`, `once`, `steps` or `settled`.
+            point: share of the epochs after which the last cut is made; without a meaning for
+                `never` and `settled`.
+            cuts: epochs, and the share of the parameters that is gone after each; the first is
+                due now.
+        """
+        mine = copy.copy(self)
+        mine._model, mine._rng = copy.deepcopy(self._model), copy.deepcopy(self._rng)
+        mine._phase, mine.cuts = f'{way} {point:g}', []
+        for number, (epoch, removed) in enumerate(cuts):
+            if number:  # before the first it trained under the tracker that it has
+                mine.train_to(epoch)
+            mine._cut_to(removed)
+        mine.train_to(self._config.autoencoder.epochs, watched=False)
+        return {'way': way, 'point': point, 'seed': self._config.autoencoder.seed,
+                'data': self._data.name, 'psnr': mine._model.quality(self._data.test).psnr,
+                'cuts': mine.cuts, 'removed': 1 - mine._model.graph().parameters / self._dense}
+
+
+def _due(epochs: int, share: float) -> list[tuple[str, float, list[tuple[int, float]]]]:
+    """Every way of which the cuts are known beforehand: its name, point and cuts."""
+    out = []
+    for point in POINTS:
+        last = max(1, round(point * epochs))
+        out += [('once', point, [(last, share)]),
+                ('steps', point, [(max(1, round(last * step / _STEPS)),
+                                   1 - (1 - share) ** (step / _STEPS))
+                                  for step in range(1, _STEPS + 1)])]
+    return out
+
+
+def run(config: TrialConfig, context: Context) -> dict[str, Any]:
+    """Train once; where a way makes its first cut, a copy goes on to the end that way.
+
+    Until then all ways are one training, from the same weights by the same batches.
+    """
+    epochs = config.autoencoder.epochs
+    training, due, found = _Training(config, context), _due(epochs, config.share), []
+    before = None
+    settled = False
+    for epoch in range(1, epochs + 1):
+        training.train_to(epoch)
+        if not settled:
+            now = training.ranks()
+            settled = epoch == epochs or (
+                before is not None and agreement(before, now) >= _SETTLED)
+            before = now
+            if settled:
+                found.append(training.end('settled', POINTS[-1], [(epoch, config.share)]))
+        found += [training.end(way, point, cuts) for way, point, cuts in due
+                  if cuts[0][0] == epoch]
+    return {'ways': [training.end('never', POINTS[-1]), *found]}
 
 
 def summarise(settings: Settings, results: Results) -> dict[str, Any]:
     """PSNR and return in the end by way and point, and what is best."""
     seeds = range(settings.seeds)
-    runs = [r for n, r in results.items() if 'way' in r]
+    runs = [way for r in results.values() for way in r.get('ways', ())]
     table: dict[str, dict[str, Any]] = {}
     for r in runs:
         table.setdefault(r['way'], {}).setdefault(f"{r['point']:g}", []).append(r)

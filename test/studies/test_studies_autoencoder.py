@@ -7,13 +7,19 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pruning_core import images
+from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.errors import AgentError
+from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.crossovers import Crossover
+from pruning_core.progress import silent
 from pruning_core.studies import find, latent, schedule, smoothing, timing
+from pruning_core.studies.claims import lowest_of_all
 from pruning_core.studies.study import Asked, run_study, settings_from
 
 TINY = {'hidden': [12, 8], 'seeds': 3, 'epochs': 2}
@@ -176,3 +182,30 @@ def test_timing_of_an_autoencoder(of):
     for way in ('once', 'steps', 'settled'):
         assert found['autoencoder'][way]['1']['removed']['low'] >= 0.5
     assert len(timing.STUDY.tell(found)) > 5
+
+
+@pytest.mark.parametrize(('way', 'cuts'), [
+    ('once', [(2, 0.6)]),
+    ('steps', [(k, 1 - 0.4 ** (k / 5)) for k in (1, 2, 3, 4, 5)])])
+def test_a_way_that_branches_off_is_a_training_of_its_own(folder, way, cuts):
+    """Copies share weights, batches and moments with the trunk, and leave it as it was."""
+    settings = AutoencoderConfig(4, (12, 8), epochs=5, seed=3)
+    ways = timing.run(timing.TrialConfig(settings, 0.6, str(folder)),
+                      SimpleNamespace(progress=silent))['ways']
+    data, rng = images.load(str(folder)), np.random.default_rng(3)
+    model = Autoencoder(25, settings)
+    dense, done = model.graph().parameters, 0
+    for epoch, removed in cuts:
+        tracker = ImportanceTracker(model.graph(), model.components, settings.importance)
+        train(model, data.train, settings, rng, Watchers([tracker]), epochs=epoch - done)
+        graph, done = model.graph(), epoch
+        model.cut(lowest_of_all(graph, tracker.unit_scores('combined'),
+                                1 - (1 - removed) * dense / graph.parameters))
+    train(model, data.train, settings, rng, epochs=5 - done)
+    point = {'once': 0.5, 'steps': 1.0}[way]
+    found = next(w for w in ways if (w['way'], w['point']) == (way, point))
+    assert found['cuts'] == [epoch for epoch, _ in cuts]
+    assert found['psnr'] == model.quality(data.test).psnr
+    alone = Autoencoder(25, settings)
+    train(alone, data.train, settings, np.random.default_rng(3))
+    assert next(w for w in ways if w['way'] == 'never')['psnr'] == alone.quality(data.test).psnr
