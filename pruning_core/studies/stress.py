@@ -70,7 +70,10 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
 
 
 def summarise(settings: Settings, results: Results) -> dict[str, Any]:
-    """Every plant by itself, and how the gap changes from the reference to the others."""
+    """Every plant by itself, and how the gap changes from the reference to the others.
+
+    Claims are those of the gap, and by plant what the study of the scores claims of returns.
+    """
     each: dict[str, Any] = {}
     gaps: dict[str, dict[str, list[float]]] = {}
     for plant, of in plants(settings).items():
@@ -94,11 +97,14 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
             claims[f'{plant}: combining narrows the gap of {signal}'] = verdict(iqm(
                 [a - b for a, b in zip(gaps[plant][signal], gaps[plant]['combined'],
                                        strict=True)]))
+    for plant, found in each.items():
+        claims |= {f'{plant}: {name}': value for name, value in found['claims'].items()
+                   if '% of return' in name}
     return {'seeds': list(range(settings.seeds)), 'plants': each, 'claims': claims}
 
 
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
-    """Agreement with ablation by plant, and what cuts without recovery cost."""
+    """Agreement with ablation by plant, and what cuts cost on each."""
     found = result['plants']
     if not found:
         return {}
@@ -109,17 +115,8 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
         plant: [(float(i), v['agreement']['spearman'][f'{s} ~ ablation'])
                 for i, s in enumerate(signals)] for plant, v in found.items()},
         ticks=ticks, reference=0.0, joined=False)]
-    first = result['settings']['sparsities'][0]
-    for updates in result['settings']['updates']:
-        ways = list(dict.fromkeys(c['way'] for v in found.values() for c in v['cells'].values()
-                                  if c['updates'] == updates))
-        content.append(Panel(
-            f'{first:.0%} removed, {updates} updates, policy alone', '', 'return lost, %', {
-                plant: [(float(ways.index(c['way'])), c['policy_loss_percent'])
-                        for c in v['cells'].values()
-                        if (c['updates'], c['sparsity']) == (updates, first)]
-                for plant, v in found.items()},
-            ticks={float(i): w for i, w in enumerate(ways)}, reference=0.0, joined=False))
+    for plant, v in found.items():
+        content += scores.loss_panels(list(v['cells'].values()), f'{plant}, ')
     return {'stress.svg': panels(content, 2, 9.5, 3.3)}
 
 
