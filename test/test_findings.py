@@ -26,9 +26,22 @@ def test_a_row_is_filled():
     text = '<!-- claims: a -->\n| x |\n|---|\n| it is | old |\n\nend\n'
     claim = {'value': 1.23456, 'low': 1, 'high': 2.0, 'n': 5, 'verdict': 'holds'}
     assert '| it is | 1.23 (1 to 2) | 5 | holds |\n\nend' in findings.filled(
-        text, {'a': {'it is': claim}})
+        text, {'a': {'claims': {'it is': claim}}})
     with pytest.raises(KeyError):
-        findings.filled(text, {'a': {}})
+        findings.filled(text, {'a': {'claims': {}}})
+
+
+def test_values_are_filled():
+    text = ('<!-- values: a cells/{row}_{column}/lost -->\n| way | 50 % | 90 % |\n|---|---|---|\n'
+            '| l1 | old | |\n| scratch short | | |\n\n| l1 | not mine |\n')
+    cells = {f'{way}_{size}': {'lost': {'value': size + 0.1234, 'low': 1, 'high': 100, 'n': 5}}
+             for way in ('l1', 'scratch-short') for size in (50, 90)}
+    found = findings.filled(text, {'a': {'cells': cells}})
+    assert ('| way | 50 % | 90 % |\n|---|---|---|\n| l1 | 50.1 (1 to 100) | 90.1 (1 to 100) |\n'
+            '| scratch short | 50.1 (1 to 100) | 90.1 (1 to 100) |\n\n| l1 | not mine |') in found
+    assert findings.filled(found, {'a': {'cells': cells}}) == found
+    with pytest.raises(KeyError):
+        findings.filled(text.replace('90 %', '95 %'), {'a': {'cells': cells}})
 
 
 @pytest.mark.parametrize('name', sorted(findings.results()))

@@ -6,7 +6,9 @@
     python tools/findings.py --check    # says whether the page and the results agree
 
 A table stands below `<!-- claims: NAME -->`; its first column says which claims of NAME.json it
-shows, the others are written here. No number in them is typed by hand.
+shows, the others are written here. Below `<!-- values: NAME PATH -->` every cell is the value that
+lies in NAME.json at PATH, where `{row}` and `{column}` stand for what its first column and its
+head say. No number in them is typed by hand.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, STUDIES = ROOT / 'docs' / 'findings.md', ROOT / 'docs' / 'studies'
 _TABLE = re.compile(r'<!-- claims: ([\w/]+) -->\n(?:\|.*\n){2}((?:\|.*\n)+)')
+_VALUES = re.compile(r'<!-- values: ([\w/]+) (\S+) -->\n(\|.*\n)(\|.*\n)((?:\|.*\n)+)')
 _HEAD = '| measured | value (95 % interval) | n | verdict |\n|---|---|---|---|\n'
 
 
@@ -28,31 +31,58 @@ def filled(text: str, results: dict[str, dict[str, Any]]) -> str:
 
     Args:
         text: of the page.
-        results: claims by name of the study.
+        results: by name of the study.
 
     Raises:
-        KeyError: a row names a claim that its study has not.
+        KeyError: a table names a claim or a value that its study has not.
     """
-    def table(match: re.Match[str]) -> str:
+    def claims(match: re.Match[str]) -> str:
         study = match[1]
-        rows = [row.split('|')[1].strip() for row in match[2].splitlines()]
+        rows = [_first(row) for row in match[2].splitlines()]
         return f'<!-- claims: {study} -->\n{_HEAD}' + ''.join(
-            shown(name, results[study][name]) for name in rows)
+            shown(name, results[study]['claims'][name]) for name in rows)
 
-    return _TABLE.sub(table, text)
+    def values(match: re.Match[str]) -> str:
+        study, path, head, rule, rows = match.groups()
+        columns = [cell.strip() for cell in head.strip().strip('|').split('|')][1:]
+        return f'<!-- values: {study} {path} -->\n{head}{rule}' + ''.join(
+            f'| {row} | ' + ' | '.join(estimate(_at(results[study], path.format(
+                row=_key(row), column=_key(column)))) for column in columns) + ' |\n'
+            for row in map(_first, rows.splitlines()))
+
+    return _VALUES.sub(values, _TABLE.sub(claims, text))
+
+
+def _first(row: str) -> str:
+    return row.split('|')[1].strip()
+
+
+def _key(label: str) -> str:
+    """What a label is called in the results: without its unit, and in one word."""
+    return label.removesuffix(' %').replace(' ', '-')
+
+
+def _at(result: Any, path: str) -> Any:
+    for key in path.split('/'):
+        result = result[key]
+    return result
+
+
+def estimate(value: Any) -> str:
+    """A value with its interval."""
+    return f"{value['value']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
 
 
 def shown(name: str, claim: dict[str, Any]) -> str:
     """One row."""
-    return (f"| {name} | {claim['value']:.3g} ({claim['low']:.3g} to {claim['high']:.3g}) "
-            f"| {claim['n']} | {claim['verdict']} |\n")
+    return f"| {name} | {estimate(claim)} | {claim['n']} | {claim['verdict']} |\n"
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """The claims of every study whose result is kept."""
+    """Every study whose result is kept, by name."""
     found = {path.stem: json.loads(path.read_text()) for path in STUDIES.glob('*.json')
              if path.stem != 'stability'}  # it has a page, and a tool, of its own
-    return {name: result['claims'] for name, result in found.items() if 'claims' in result}
+    return {name: result for name, result in found.items() if 'claims' in result}
 
 
 def update(page: Path, after: str) -> int:
