@@ -250,9 +250,10 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
             there = [results[n][kind] for s in seeds if (n := f'agent_{name}_s{s}') in results]
             if there:
                 at.setdefault(name, {})[kind] = summary(there)
-        paired(f'agents, {kind}: cutting at {POINTS[-1]:g} ends better than at {POINTS[1]:g}, '
-               'return', [tuple(results.get(f'agent_{p:g}_s{s}', {}).get(kind)  # type: ignore[misc]
-                                for p in (POINTS[-1], POINTS[1])) for s in seeds])
+        for earlier in POINTS[:-1]:
+            paired(f'agents, {kind}: cutting at {POINTS[-1]:g} ends better than at {earlier:g}, '
+                   'return', [tuple(results.get(f'agent_{p:g}_s{s}', {}).get(kind)  # type: ignore[misc]
+                                    for p in (POINTS[-1], earlier)) for s in seeds])
     return {'data': runs[0]['data'] if runs else '', 'seeds': list(seeds),
             'autoencoder': {way: {p: {
                 'psnr': summary([r['psnr'] for r in rs]), 'cuts': [r['cuts'] for r in rs],

@@ -77,6 +77,8 @@ def test_timing_of_agents(of, here):
                      data=str(images(of(name='scores', sparsities=[0.5], states=3, scores=[
                          'gradient', 'combined', 'random', 'ablation'])[1])))
     assert list(found['agents']) == ['dense', '0.25', '0.5', '0.75', '1']
+    assert {f'agents, {kind}: cutting at 1 ends better than at {p}, return'
+            for kind in ('planned', 'policy') for p in (0.25, 0.5, 0.75)} <= set(found['claims'])
     whole = json.loads((work / 'agents' / 'tiny_s0' / 'result.json').read_text())['values']
     half = json.loads((work / 'agents' / 'tiny_episodes5_s0' / 'result.json').read_text())
     assert half['values']['updates'] < whole['updates']
