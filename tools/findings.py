@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, STUDIES = ROOT / 'docs' / 'findings.md', ROOT / 'docs' / 'studies'
 _TABLE = re.compile(r'<!-- claims: ([\w/]+) -->\n(?:\|.*\n){2}((?:\|.*\n)+)')
-_VALUES = re.compile(r'<!-- values: ([\w/]+) (\S+) -->\n(\|.*\n)(\|.*\n)((?:\|.*\n)+)')
+_VALUES = re.compile(r'<!-- values: ([\w/]+) (\S.*?) -->\n(\|.*\n)(\|.*\n)((?:\|.*\n)+)')
 _HEAD = '| measured | value (95 % interval) | n | verdict |\n|---|---|---|---|\n'
 
 
@@ -59,7 +59,7 @@ def _first(row: str) -> str:
 
 def _key(label: str) -> str:
     """What a label is called in the results: without its unit, and in one word."""
-    return label.removesuffix(' %').replace(' ', '-')
+    return label.removesuffix(' %').replace(', ', '-').replace(' ', '-')
 
 
 def _at(result: Any, path: str) -> Any:

@@ -242,6 +242,10 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
     for point in POINTS:
         paired(f'autoencoder: five steps end better than one cut at {point:g}, dB',
                [(of('steps', point, s), of('once', point, s)) for s in seeds])
+    for point in POINTS[:-1]:
+        for way, told in (('once', 'one cut at {:g} ends'), ('steps', 'five steps to {:g} end')):
+            paired(f'autoencoder: {told.format(point)} better than never cutting, dB',
+                   [(of(way, point, s), of('never', POINTS[-1], s)) for s in seeds])
     paired(f'autoencoder: cutting when ranks settle ends better than at {POINTS[1]:g}, dB',
            [(of('settled', 1.0, s), of('once', POINTS[1], s)) for s in seeds])
     at: dict[str, Any] = {}

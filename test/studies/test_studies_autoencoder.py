@@ -182,6 +182,12 @@ def test_timing_of_an_autoencoder(of):
     for way in ('once', 'steps', 'settled'):
         assert found['autoencoder'][way]['1']['removed']['low'] >= 0.5
     assert len(timing.STUDY.tell(found)) > 5
+    ends = {way: points[point]['psnr']['value'] for way, point in (
+        ('never', '1'), ('once', '0.75'), ('steps', '0.5'))
+        for points in [found['autoencoder'][way]]}
+    for way, claim in (('once', 'one cut at 0.75 ends'), ('steps', 'five steps to 0.5 end')):
+        value = found['claims'][f'autoencoder: {claim} better than never cutting, dB']['value']
+        assert value == pytest.approx(ends[way] - ends['never'])  # of three, the plain mean
 
 
 @pytest.mark.parametrize(('way', 'cuts'), [
