@@ -71,9 +71,10 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int,
                             'choose one, or train with this package')
                 )
             windows = Windows.of(run.replay.sample(rng, _WINDOWS, run.agent.config.horizon))
+            whole = copy.deepcopy(dict(run.agent.components.items()))
 
             def loss() -> Tensor:
-                return task_loss(run.agent, windows)
+                return task_loss(run.agent, windows, whole)
 
         return baseline(score, Subject(graph, dict(run.agent.components.items()), rng, loss,
                                        progress))

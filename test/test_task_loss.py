@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from pruning_core.config import ImportanceConfig
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.baselines import NEED_DATA, Subject, score
 from pruning_core.importance.per_sample import per_sample_squares
+from pruning_core.shrinking import scores_of
 from pruning_core.task_loss import Windows, task_loss
 
 
@@ -98,3 +102,65 @@ def test_baselines_on_an_agent(agent, batch, name):
     assert np.ptp(np.concatenate(list(found.values()))) > 0
     assert all(torch.equal(p, before[n]) for n, p in agent.components.state_dict().items())
     assert all(p.grad is None for p in agent.components.parameters())
+
+
+@pytest.mark.parametrize('part', ['encoder', 'dynamics', 'reward', 'q1', 'q2', 'policy'])
+def test_with_whole_components_held_the_loss_changes_as_its_gradient_says(agent, batch, part):
+    """Along any direction of any component's weights. Not so without: the values that judge the
+    policy would move too."""
+    agent.components.double()
+    agent.targets.double()
+    windows = Windows(*(x.double() for x in Windows.of(batch)))
+    held = copy.deepcopy(dict(agent.components.items()))
+    parameters = list(agent.components[part].parameters())
+    gradients = torch.autograd.grad(task_loss(agent, windows, held), parameters)
+    for own, other in zip(gradients, torch.autograd.grad(task_loss(agent, windows), parameters),
+                          strict=True):
+        torch.testing.assert_close(own, other)  # where nothing is changed, nothing is different
+    generator = torch.Generator().manual_seed(0)
+    along = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    expected = sum(float((g * d).sum()) for g, d in zip(gradients, along, strict=True))
+
+    def moved(step, held):
+        with torch.no_grad():
+            for p, d in zip(parameters, along, strict=True):
+                p += step * d
+            loss = float(task_loss(agent, windows, held))
+            for p, d in zip(parameters, along, strict=True):
+                p -= step * d
+        return loss
+
+    step = 1e-6
+    assert (moved(step, held) - moved(-step, held)) / (2 * step) == pytest.approx(
+        expected, rel=1e-4)
+    if part in ('q1', 'q2', 'encoder', 'dynamics'):
+        assert (moved(step, None) - moved(-step, None)) / (2 * step) != pytest.approx(
+            expected, rel=1e-2)
+
+
+def test_ablation_of_a_value_counts_what_it_regresses_on_alone(agent, batch):
+    """Not that the policy is paid by it: else removing what lowers a value looks like a gain."""
+    run = SimpleNamespace(agent=agent, replay=SimpleNamespace(sample=lambda *_: batch))
+    with torch.no_grad():
+        found = scores_of(run, agent.graph(), 'ablation', 0)['q1.hidden2']
+    c, net, windows = agent.config, agent.components, Windows.of(batch)
+
+    @torch.no_grad()
+    def value_loss(q1):
+        following = net['encoder'](windows.observation[:, 1:])
+        pair = torch.cat([following, net['policy'](following)], -1)
+        value = torch.minimum(agent.targets['q1'](pair), agent.targets['q2'](pair)).squeeze(-1)
+        target = windows.reward + c.discount * (1 - windows.terminated) * value
+        latent, total = net['encoder'](windows.observation[:, 0]), 0.0
+        for t in range(c.horizon):
+            pair = torch.cat([latent, windows.action[:, t]], -1)
+            error = (q1(pair).squeeze(-1) - target[:, t]).square().mean()
+            total += float(c.rho ** t * c.value_weight * error)
+            latent = net['dynamics'](pair)
+        return total
+
+    for unit in range(len(found)):
+        masked = copy.deepcopy(net['q1'])
+        with torch.no_grad():
+            [m for m in masked.modules() if isinstance(m, torch.nn.Linear)][-1].weight[:, unit] = 0
+        assert found[unit] == pytest.approx(value_loss(masked) - value_loss(net['q1']), abs=1e-5)
