@@ -71,7 +71,10 @@ def scores_of(run: Run, graph: UnitGraph, score: str, seed: int,
                             'choose one, or train with this package')
                 )
             windows = Windows.of(run.replay.sample(rng, _WINDOWS, run.agent.config.horizon))
-            whole = copy.deepcopy(dict(run.agent.components.items()))
+            # A unit is masked in the agent, not in those that judge it. Not for the others: hooks
+            # see what the agent's own components are given.
+            whole = copy.deepcopy(dict(run.agent.components.items())) if (
+                score == 'ablation') else None
 
             def loss() -> Tensor:
                 return task_loss(run.agent, windows, whole)

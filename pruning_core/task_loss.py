@@ -42,10 +42,11 @@ def task_loss(agent: Agent, windows: Windows, held: Mapping[str, nn.Module] | No
     Args:
         agent: whose components, targets and loss weights.
         windows: a batch, or one sample of it.
-        held: components that stand wherever no gradient passes: in targets, and in the latents and
-            values that the policy is judged by. The agent's own where there are none. With a copy
-            of them, a masked unit changes the loss as its gradient has it; otherwise one of the
-            values also changes what the policy is paid, and removing it may look like a gain.
+        held: components that stand in targets, and that judge what the policy does: values, and
+            the latents that they see. The agent's own where there are none. With a copy of them, a
+            unit that is masked counts for what it does to predictions and to actions; otherwise
+            one of the values also changes what the policy is paid, and removing it may look like
+            a gain.
 
     Returns:
         A scalar: the mean over the batch of the samples' losses.
@@ -66,11 +67,11 @@ def task_loss(agent: Agent, windows: Windows, held: Mapping[str, nn.Module] | No
             + c.reward_weight * (net['reward'](pair).squeeze(-1) - reward).square())
     for q in ('q1', 'q2'):
         loss = loss + c.value_weight * (net[q](pair).squeeze(-1) - target_value).square()
-    seen = latent.detach()
+    judged = seen = latent.detach()
     if held is not None:
         with torch.no_grad():
-            seen = _latents(held, observation, action)
-    pair = torch.cat([seen, net['policy'](seen)], dim=-1)
+            judged = _latents(held, observation, action)
+    pair = torch.cat([judged, net['policy'](seen)], dim=-1)
     value = torch.minimum(*(_fixed(fixed[q], pair) for q in ('q1', 'q2'))).squeeze(-1)
     total: Tensor = (rho[:-1] * loss).sum(-1).mean() - (rho * value).sum(-1).mean()
     return total
