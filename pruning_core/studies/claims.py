@@ -11,6 +11,7 @@ import numpy as np
 
 from pruning_core.autoencoder import Array, Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.budgets import Parameters
+from pruning_core.errors import AgentError, explain
 from pruning_core.groups import UnitGraph
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.history import HISTORY, History, Recorder, read_history
@@ -36,7 +37,18 @@ def train_recorded(model: Autoencoder, images: Array, config: AutoencoderConfig,
 
 
 def lowest_of_all(graph: UnitGraph, scores: Mapping[str, Any], share_: float) -> Plan:
-    """Plan to remove this share of the parameters, the same share of every group."""
+    """Plan to remove this share of the parameters, the same share of every group.
+
+    Raises:
+        AgentError: a group has no scores yet; a cut by them would be one by number.
+    """
+    empty = [g.name for g in graph.free if not np.isfinite(scores[g.name]).any()]
+    if empty:
+        raise AgentError(
+            explain(f'{share_:.0%} of the parameters were to be removed by their scores',
+                    f'nothing was measured yet for {", ".join(empty)}',
+                    'more updates before a cut than the warm-up of importance has',
+                    'train longer before it, or set a shorter warm-up'))
     return select(graph.groups, scores, Parameters(share_), Limits(floor=1, multiple=1))
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pruning_core import config as configuration
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
-from pruning_core.config import PruningConfig
+from pruning_core.config import ImportanceConfig, PruningConfig
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.ranking import agreement
 from pruning_core.studies.claims import lowest_of_all, spoken
@@ -50,6 +50,7 @@ class Settings:
         sparsity: share of an agent's parameters that go.
         episodes: common seeds of every return.
         data: folder of IDX files; empty for scikit-learn's digits.
+        warmup: updates before all signals of an autoencoder exist; fewer than between two cuts.
     """
 
     latent: int = 512
@@ -61,6 +62,7 @@ class Settings:
     sparsity: float = 0.9
     episodes: int = 20
     data: str = ''
+    warmup: int = 50
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ class TrialConfig:
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
     """An autoencoder per seed; agents at every point."""
+    measured = ImportanceConfig(warmup=settings.warmup)
     out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
-        AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed),
+        AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed,
+                          importance=measured),
         settings.share, settings.data), weight=8.0) for seed in range(settings.seeds)]
     return out + (_agents(settings, folder) if settings.config else [])
 
@@ -187,10 +191,10 @@ def _due(epochs: int, share: float) -> list[tuple[str, float, list[tuple[int, fl
     out = []
     for point in POINTS:
         last = max(1, round(point * epochs))
-        out += [('once', point, [(last, share)]),
-                ('steps', point, [(max(1, round(last * step / _STEPS)),
-                                   1 - (1 - share) ** (step / _STEPS))
-                                  for step in range(1, _STEPS + 1)])]
+        # Of steps that fall on one epoch the last is the cut: nothing was measured in between.
+        steps = {max(1, round(last * step / _STEPS)): 1 - (1 - share) ** (step / _STEPS)
+                 for step in range(1, _STEPS + 1)}
+        out += [('once', point, [(last, share)]), ('steps', point, list(steps.items()))]
     return out
 
 
@@ -299,7 +303,7 @@ STUDY = Study(
     question='When should the cut be made: early, late, in steps, or when ranks have settled?',
     settings=Settings,
     quick={'latent': 128, 'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'episodes': 5,
-           'config': 'config/pendulum_quick.yaml', 'sparsity': 0.7},
+           'config': 'config/pendulum_quick.yaml', 'sparsity': 0.7, 'warmup': 5},
     cost='quick 4 minutes, full 1 day',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
 

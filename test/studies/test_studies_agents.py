@@ -73,7 +73,7 @@ def test_coupling(of):
 
 
 def test_timing_of_agents(of, here):
-    found, work = of('timing', sparsity=0.4, seeds=1, latent=2, hidden=[4], epochs=1,
+    found, work = of('timing', sparsity=0.4, seeds=1, latent=2, hidden=[4], epochs=1, warmup=1,
                      data=str(images(of(name='scores', sparsities=[0.5], states=3, scores=[
                          'gradient', 'combined', 'random', 'ablation'])[1])))
     assert list(found['agents']) == ['dense', '0.25', '0.5', '0.75', '1']

@@ -14,6 +14,7 @@ import pytest
 
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
+from pruning_core.config import ImportanceConfig
 from pruning_core.errors import AgentError
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.crossovers import Crossover
@@ -106,7 +107,7 @@ def test_latent_claims_on_made_up_results():
 
 
 def test_ema(of):
-    found = of('ema', gammas=[0.0, 0.9], latent=4, window=5, every=2, epochs=10, config='')
+    found = of('ema', gammas=[0.0, 0.9], latent=4, window=5, every=2, epochs=40, config='')
     assert 'agents' not in found
     assert found['gammas']['0']['moved']['value'] >= found['gammas']['0.9']['moved']['value']
     assert found['gammas']['0.9']['lag']['value'] >= found['gammas']['0']['lag']['value']
@@ -171,8 +172,32 @@ def test_agreement_of_resilience_with_removal():
     assert schedule.agreement(result, 'gradient') == -1.0
 
 
+def test_a_cut_by_scores_that_are_not_there_is_refused():
+    """It would be one by the number of the unit."""
+    model = Autoencoder(25, AutoencoderConfig(4, (12, 8)))
+    tracker = ImportanceTracker(model.graph(), model.components, ImportanceConfig())
+    with pytest.raises(AgentError, match=r'(?s)50%.*nothing was measured yet.*latent.*warm-up'):
+        lowest_of_all(model.graph(), tracker.unit_scores('combined'), 0.5)
+
+
+def test_steps_that_fall_on_one_epoch_are_one_cut():
+    steps = {point: cuts for way, point, cuts in timing._due(3, 0.5) if way == 'steps'}
+    assert [epoch for epoch, _ in steps[0.25]] == [1]
+    assert [epoch for epoch, _ in steps[1.0]] == [1, 2, 3]
+    assert all(cuts[-1] == (round(3 * p) or 1, pytest.approx(0.5)) for p, cuts in steps.items())
+
+
+def test_ranks_that_settle_are_cut_then(folder):
+    """Hardly any learning: the order of one epoch is that of the next."""
+    settings = AutoencoderConfig(4, (12, 8), epochs=4, seed=0, learning_rate=1e-9,
+                                 importance=ImportanceConfig(warmup=1, gamma=0.99))
+    ways = timing.run(timing.TrialConfig(settings, 0.5, str(folder)),
+                      SimpleNamespace(progress=silent))['ways']
+    assert next(w for w in ways if w['way'] == 'settled')['cuts'][0] < 4
+
+
 def test_timing_of_an_autoencoder(of):
-    found = of('timing', latent=4, epochs=5, share=0.5, config='')
+    found = of('timing', latent=4, epochs=5, share=0.5, config='', warmup=1)
     for points in found['autoencoder'].values():
         for way in points.values():
             assert way['psnr']['n'] == 3
@@ -195,7 +220,8 @@ def test_timing_of_an_autoencoder(of):
     ('steps', [(k, 1 - 0.4 ** (k / 5)) for k in (1, 2, 3, 4, 5)])])
 def test_a_way_that_branches_off_is_a_training_of_its_own(folder, way, cuts):
     """Copies share weights, batches and moments with the trunk, and leave it as it was."""
-    settings = AutoencoderConfig(4, (12, 8), epochs=5, seed=3)
+    settings = AutoencoderConfig(4, (12, 8), epochs=5, seed=3,
+                                 importance=ImportanceConfig(warmup=1))
     ways = timing.run(timing.TrialConfig(settings, 0.6, str(folder)),
                       SimpleNamespace(progress=silent))['ways']
     data, rng = images.load(str(folder)), np.random.default_rng(3)
