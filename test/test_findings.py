@@ -40,8 +40,15 @@ def test_values_are_filled():
     assert ('| way | 50 % | 90 % |\n|---|---|---|\n| l1 | 50.1 (1 to 100) | 90.1 (1 to 100) |\n'
             '| scratch short | 50.1 (1 to 100) | 90.1 (1 to 100) |\n\n| l1 | not mine |') in found
     assert findings.filled(found, {'a': {'cells': cells}}) == found
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="'a/cells/l1_95/lost', and .* no 'l1_95'"):
         findings.filled(text.replace('90 %', '95 %'), {'a': {'cells': cells}})
+    cells['l1_90']['lost'] = None
+    with pytest.raises(KeyError, match="no 'lost' there"):
+        findings.filled(text, {'a': {'cells': cells}})
+    cells['l1_90']['lost'] = {'value': -1234.5, 'low': -2e5, 'high': 0.12345}
+    assert '| -1,234 (-200,000 to 0.123) |' in findings.filled(text, {'a': {'cells': cells}})
+    with pytest.raises(ValueError, match='1 tables are marked, and 0 are there'):
+        findings.filled(text.replace(' -->\n', ' -->\n\n'), {'a': {'cells': cells}})
 
 
 @pytest.mark.parametrize('name', sorted(findings.results()))

@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, STUDIES = ROOT / 'docs' / 'findings.md', ROOT / 'docs' / 'studies'
+_MARK = re.compile(r'<!-- (?:claims|values): ')
 _TABLE = re.compile(r'<!-- claims: ([\w/]+) -->\n(?:\|.*\n){2}((?:\|.*\n)+)')
 _VALUES = re.compile(r'<!-- values: ([\w/]+) (\S.*?) -->\n(\|.*\n)(\|.*\n)((?:\|.*\n)+)')
 _HEAD = '| measured | value (95 % interval) | n | verdict |\n|---|---|---|---|\n'
@@ -35,6 +36,7 @@ def filled(text: str, results: dict[str, dict[str, Any]]) -> str:
 
     Raises:
         KeyError: a table names a claim or a value that its study has not.
+        ValueError: a mark has no table below it.
     """
     def claims(match: re.Match[str]) -> str:
         study = match[1]
@@ -44,12 +46,16 @@ def filled(text: str, results: dict[str, dict[str, Any]]) -> str:
 
     def values(match: re.Match[str]) -> str:
         study, path, head, rule, rows = match.groups()
-        columns = [cell.strip() for cell in head.strip().strip('|').split('|')][1:]
+        columns = [cell.strip() for cell in head.split('|')[2:-1]]
         return f'<!-- values: {study} {path} -->\n{head}{rule}' + ''.join(
-            f'| {row} | ' + ' | '.join(estimate(_at(results[study], path.format(
+            f'| {row} | ' + ' | '.join(estimate(_at(results, f'{study}/' + path.format(
                 row=_key(row), column=_key(column)))) for column in columns) + ' |\n'
             for row in map(_first, rows.splitlines()))
 
+    tables = len(_TABLE.findall(text)) + len(_VALUES.findall(text))
+    if tables != len(_MARK.findall(text)):
+        raise ValueError(f'{len(_MARK.findall(text))} tables are marked, and {tables} are there: '
+                         'a mark stands right above its table, and a line ends every row')
     return _VALUES.sub(values, _TABLE.sub(claims, text))
 
 
@@ -62,15 +68,20 @@ def _key(label: str) -> str:
     return label.removesuffix(' %').replace(', ', '-').replace(' ', '-')
 
 
-def _at(result: Any, path: str) -> Any:
+def _at(results: Any, path: str) -> Any:
+    found = results
     for key in path.split('/'):
-        result = result[key]
-    return result
+        if not isinstance(found, dict) or found.get(key) is None:
+            raise KeyError(f"a table asks for '{path}', and the results have no '{key}' there")
+        found = found[key]
+    return found
 
 
 def estimate(value: Any) -> str:
     """A value with its interval."""
-    return f"{value['value']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
+    value, low, high = (f'{x:,.0f}' if abs(x) >= 1000 else f'{x:.3g}'
+                        for x in (value['value'], value['low'], value['high']))
+    return f'{value} ({low} to {high})'
 
 
 def shown(name: str, claim: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def filled(text: str, results: dict[str, dict[str, Any]]) -> str:
         KeyError: a table is of a result, or a row of a claim, that is not kept.
     """
     text = _TABLE.sub(lambda m: f'<!-- rows: {m[1]} -->\n{table(results[m[1]])}', text)
-    return findings.filled(text, {n: r['claims'] for n, r in results.items() if 'claims' in r})
+    return findings.filled(text, {n: r for n, r in results.items() if 'claims' in r})
 
 
 def table(result: dict[str, Any]) -> str:
