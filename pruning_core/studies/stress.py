@@ -132,5 +132,5 @@ STUDY = Study(
     settings=Settings,
     quick={'configs': ('config/pendulum_quick.yaml', 'config/cartpole.yaml'), 'seeds': 3,
            'sparsities': (0.5,), 'updates': (0,), 'episodes': 3, 'samples': 64, 'iterations': 2},
-    cost='quick 4 minutes, full 2 days',
+    cost='quick 4 minutes, full 6 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
