@@ -159,10 +159,11 @@ def whole(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def loss_panels(cells: Sequence[Mapping[str, Any]], of: str = '') -> list[Panel]:
-    """Loss by way at every size, without and with recovery; titles begin with `of`."""
+    """Loss by way at every size, without and with recovery; `of` names the agents in titles."""
     ways = list(dict.fromkeys(c['way'] for c in cells))
     return [Panel(
-        f'{of}{updates} updates of recovery, {label}', '', 'return lost, %',
+        f'{of}, {updates} updates, {label}' if of else f'{updates} updates of recovery, {label}',
+        '', 'return lost, %',
         {f'{s:.0%} removed': [(float(ways.index(c['way'])), c[f'{kind}_loss_percent'])
                               for c in cells if (c['updates'], c['sparsity']) == (updates, s)]
          for s in sorted({c['sparsity'] for c in cells})},

@@ -104,19 +104,19 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
 
 
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
-    """Agreement with ablation by plant, and what cuts cost on each."""
+    """What cuts cost on each plant, and agreement with ablation."""
     found = result['plants']
     if not found:
         return {}
     signals = [p.removesuffix(' ~ ablation') for p in
                next(iter(found.values()))['agreement']['spearman'] if p.endswith('~ ablation')]
     ticks = {float(i): s for i, s in enumerate(signals)}
-    content = [Panel('Agreement with ablation, within groups', '', 'Spearman', {
+    content = [panel for plant, v in found.items()
+               for panel in scores.loss_panels(list(v['cells'].values()), plant)]
+    content.append(Panel('Agreement with ablation, within groups', '', 'Spearman', {
         plant: [(float(i), v['agreement']['spearman'][f'{s} ~ ablation'])
                 for i, s in enumerate(signals)] for plant, v in found.items()},
-        ticks=ticks, reference=0.0, joined=False)]
-    for plant, v in found.items():
-        content += scores.loss_panels(list(v['cells'].values()), f'{plant}, ')
+        ticks=ticks, reference=0.0, joined=False))
     return {'stress.svg': panels(content, 2, 9.5, 3.3)}
 
 

@@ -159,7 +159,7 @@ def test_stress(of):
     assert claims[f'tiny: {name}'] == found['plants']['tiny']['claims'][name]
     pictures = stress.draw(found)['stress.svg']
     for kind in ('planned', 'policy alone'):
-        assert f'tiny, 0 updates of recovery, {kind}' in pictures
+        assert f'tiny, 0 updates, {kind}' in pictures
 
 
 def test_gap_between_plants_on_made_up_results():
