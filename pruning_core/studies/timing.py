@@ -159,7 +159,6 @@ class _Training:
         further = 1 - (1 - removed) * self._dense / graph.parameters
         self._model.cut(lowest_of_all(graph, self._tracker.unit_scores('combined'),
                                       max(further, 0.0)))
-        self._track()
         self.cuts.append(self.done)
 
     def end(self, way: str, point: float, cuts: Sequence[tuple[int, float]] = ()
@@ -178,6 +177,7 @@ class _Training:
         mine._phase, mine.cuts = f'{way} {point:g}', []
         for number, (epoch, removed) in enumerate(cuts):
             if number:  # before the first it trained under the tracker that it has
+                mine._track()
                 mine.train_to(epoch)
             mine._cut_to(removed)
         mine.train_to(self._config.autoencoder.epochs, watched=False)
