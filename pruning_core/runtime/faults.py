@@ -82,17 +82,23 @@ class Fault:
 
 
 class FaultInjector:
-    """Makes the faults that are chosen."""
+    """Makes the faults that are chosen.
+
+    Faults are chosen by one thread while another one plans. A tick keeps the fault that it began
+    with: one that is chosen in the middle of a tick lasts for its ticks from the next on, and none
+    is used up without having done anything.
+    """
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Nothing goes wrong until `choose`."""
         self._sleep = sleep
-        self._fault, self._left = Fault(), math.inf
+        self._chosen = _Chosen(Fault(), math.inf)
+        self._now = ''  # what happens to the plan of this tick
         self._odd = False
 
     def choose(self, fault: Fault) -> None:
-        """Let something go wrong from now on."""
-        self._fault, self._left = fault, fault.ticks or math.inf
+        """Let something go wrong from the next tick on."""
+        self._chosen = _Chosen(fault, fault.ticks or math.inf)
 
     def observation(self, values: Array, stamp_s: float, now_s: float
                     ) -> tuple[Array, float] | None:
@@ -103,7 +109,7 @@ class FaultInjector:
             stamp_s: when, by the sender's clock; 0 without a stamp.
             now_s: the same clock now.
         """
-        kind = self._fault.observation
+        kind = self._chosen.fault.observation
         if not kind:
             return values, stamp_s
         if kind == 'drop':
@@ -117,28 +123,35 @@ class FaultInjector:
         return values, stamp_s + (_BEHIND_S if kind == 'future' else -_BEHIND_S)
 
     def inference(self) -> None:
-        """Stall or fail, where a tick computes its plan.
+        """Begin a tick's plan: stall or fail, where that is the fault.
 
         Raises:
             RuntimeError: that is the fault.
         """
-        if self._left <= 0:
+        chosen = self._chosen
+        self._now = ''
+        if chosen.left <= 0:
             return
-        if self._fault.stall_s > 0:
-            self._sleep(self._fault.stall_s)
-        if self._fault.plan == 'crash':
+        chosen.left -= 1
+        self._now = chosen.fault.plan
+        if chosen.fault.stall_s > 0:
+            self._sleep(chosen.fault.stall_s)
+        if self._now == 'crash':
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._fault.plan == 'raise':
-            self._left -= 1
+        if self._now == 'raise':
             raise RuntimeError('injected: inference failed')
 
     def plan(self, plan: Plan) -> Plan:
-        """Return what inference gives in place of a plan; one tick of the fault is over."""
-        if self._left <= 0:
-            return plan
-        if self._fault != Fault():
-            self._left -= 1
-        if change := _COMMANDS.get(self._fault.plan):
+        """Return what the inference that began gives in place of its plan."""
+        if change := _COMMANDS.get(self._now):
             return replace(plan, action=change(plan.action),
                            policy_action=change(plan.policy_action))
         return plan
+
+
+@dataclass
+class _Chosen:
+    """A fault, and the ticks that it has left."""
+
+    fault: Fault
+    left: float

@@ -68,7 +68,9 @@ def test_dropped_means_that_nothing_arrives():
     ('nan', lambda a: math.isnan(a[0])), ('inf', lambda a: math.isinf(a[0])),
     ('huge', lambda a: a[0] > 1e29), ('short', lambda a: a.shape == (0,))])
 def test_commands_of_planner_and_policy(kind, check):
-    changed = injector(plan=kind)[0].plan(plan())
+    made, _ = injector(plan=kind, ticks=1)
+    made.inference()
+    changed = made.plan(plan())
     assert check(changed.action)
     assert check(changed.policy_action)
 
@@ -87,6 +89,24 @@ def test_failing_inference_lasts_for_its_ticks():
         with pytest.raises(RuntimeError, match='injected'):
             made.inference()
     made.inference()
+
+
+def test_a_fault_that_is_chosen_while_a_plan_is_made_begins_with_the_next():
+    made, slept = injector(ticks=3)
+    made.inference()
+    made.choose(Fault(stall_s=0.2, ticks=2))
+    assert made.plan(p := plan()) is p
+    for _ in range(4):
+        made.inference()
+        made.plan(plan())
+    assert slept == [0.2] * 2, 'the plan that was made meanwhile used up none'
+    made.choose(Fault(plan='nan', ticks=1))
+    assert made.plan(p) is p, 'and the fault did nothing to it'
+    made.inference()
+    made.choose(Fault())
+    assert math.isnan(made.plan(p).action[0]), 'nor is one ended in the middle'
+    made.inference()
+    assert made.plan(p) is p
 
 
 @pytest.mark.parametrize('wrong', [{'observation': 'nam'}, {'plan': 'rais'}, {'plan': 'drop'}])
