@@ -27,8 +27,11 @@ def test_a_row_is_filled():
     claim = {'value': 1.23456, 'low': 1, 'high': 2.0, 'n': 5, 'verdict': 'holds'}
     assert '| it is | 1.23 (1 to 2) | 5 | holds |\n\nend' in findings.filled(
         text, {'a': {'claims': {'it is': claim}}})
-    with pytest.raises(KeyError):
-        findings.filled(text, {'a': {'claims': {}}})
+    for found in {'a': {'claims': {'it was': claim}}}, {'a': {'claims': {}}}:
+        with pytest.raises(KeyError, match="'a/claims/it is', and .* no 'it is'"):
+            findings.filled(text, found)
+    with pytest.raises(KeyError, match="no 'a' there"):
+        findings.filled(text, {})
 
 
 def test_values_are_filled():

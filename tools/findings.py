@@ -42,14 +42,14 @@ def filled(text: str, results: dict[str, dict[str, Any]]) -> str:
         study = match[1]
         rows = [_first(row) for row in match[2].splitlines()]
         return f'<!-- claims: {study} -->\n{_HEAD}' + ''.join(
-            shown(name, results[study]['claims'][name]) for name in rows)
+            shown(name, _at(results, study, 'claims', name)) for name in rows)
 
     def values(match: re.Match[str]) -> str:
         study, path, head, rule, rows = match.groups()
         columns = [cell.strip() for cell in head.split('|')[2:-1]]
         return f'<!-- values: {study} {path} -->\n{head}{rule}' + ''.join(
-            f'| {row} | ' + ' | '.join(estimate(_at(results, f'{study}/' + path.format(
-                row=_key(row), column=_key(column)))) for column in columns) + ' |\n'
+            f'| {row} | ' + ' | '.join(estimate(_at(results, study, *path.format(
+                row=_key(row), column=_key(column)).split('/'))) for column in columns) + ' |\n'
             for row in map(_first, rows.splitlines()))
 
     tables = len(_TABLE.findall(text)) + len(_VALUES.findall(text))
@@ -68,11 +68,12 @@ def _key(label: str) -> str:
     return label.removesuffix(' %').replace(', ', '-').replace(' ', '-')
 
 
-def _at(results: Any, path: str) -> Any:
+def _at(results: Any, *keys: str) -> Any:
     found = results
-    for key in path.split('/'):
+    for key in keys:
         if not isinstance(found, dict) or found.get(key) is None:
-            raise KeyError(f"a table asks for '{path}', and the results have no '{key}' there")
+            raise KeyError(f"a table asks for '{'/'.join(keys)}', and the results have no "
+                           f"'{key}' there")
         found = found[key]
     return found
 
