@@ -21,7 +21,7 @@ help:
 	@echo 'make docs    the site of the documentation, into site/, with its links checked'
 	@echo 'make frontier   what pruning costs at 50 to 99 %, against what else one could do'
 	@echo 'make studies    every experiment in full, into docs/studies (days; DATA=FOLDER_OF_MNIST)'
-	@echo 'make studies-quick   their quick forms, into runs/studies (half an hour)'
+	@echo 'make studies-quick   their quick forms, into runs/studies (a quarter of an hour)'
 	@echo 'make soak    the pruned agent at 50 Hz for an hour, under load, faults and swaps'
 	@echo '             (SOAK_SECONDS=60 make soak for the short form)'
 	@echo 'make clean   remove what builds and tests left; .venv and runs/ stay'
