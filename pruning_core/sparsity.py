@@ -82,6 +82,26 @@ def neighbour_correlation(schedule: str, groups: int) -> float:
     return math.cos(2 * math.pi / groups) if schedule == 'cosine' else 1.0
 
 
+def cycles(config: SparsityConfig, groups: int) -> Array:
+    """Updates within which the pressure on each group rises or falls and is the same again.
+
+    The period T; T / (i + 1) for `frequencies`. A `step` is an event of its own once every T.
+    Infinite for the others, which are constant or one slow decay: an answer to that cannot be told
+    from the trend of a training.
+
+    Args:
+        config: kind and period.
+        groups: their number n.
+
+    Returns:
+        (n,).
+    """
+    if config.schedule == 'frequencies':
+        return config.period / np.arange(1.0, groups + 1)
+    moves = config.schedule in ('cosine', 'in_phase', 'step')
+    return np.full(groups, float(config.period) if moves else math.inf)
+
+
 class _Block(NamedTuple):
     """A part of a parameter whose weights all belong to the same groups."""
 
@@ -223,31 +243,32 @@ class Resilience(NamedTuple):
     explained: float
 
 
-def resilience(updates: Array, pressure: Array, norm: Array, period: float) -> Resilience | None:
+def resilience(updates: Array, pressure: Array, norm: Array, cycle: float) -> Resilience | None:
     """Regress a group's log-norm on its own lagged pressure, beside a trend of second order.
 
-    The lag is the one, up to a quarter of the period, that explains most: a norm that recovers at
-    once follows the pressure itself, one that never does follows its sum.
+    The lag is the one, up to a quarter of the group's cycle, that explains most: a norm that
+    recovers at once follows the pressure itself, one that never does follows its sum. Later than
+    that an answer cannot be told from its opposite: half a cycle late, a cosine is its negative.
 
     Args:
         updates: (T,) ascending and evenly spaced.
         pressure: (T,) lambda of the group.
         norm: (T,) norm of the group, above 0.
-        period: of the schedule, in updates.
+        cycle: of the pressure on this very group, in updates; see `cycles`.
 
     Returns:
-        None where less than a period was seen, or the pressure did not vary.
+        None where less than a cycle was seen, or the pressure did not vary.
     """
     known = np.isfinite(norm) & (norm > 0) & np.isfinite(pressure)
     updates, pressure, norm = updates[known], pressure[known], norm[known]
-    if len(updates) < 8 or updates[-1] - updates[0] < period or np.ptp(pressure) == 0:
+    if len(updates) < 8 or updates[-1] - updates[0] < cycle or np.ptp(pressure) == 0:
         return None
     spacing = float(updates[1] - updates[0])
     time = np.linspace(-1, 1, len(updates))
     best = Resilience(0.0, 0.0, 0.0)
     if np.ptp(np.log(norm)) < 1e-6:  # less than single precision tells apart
         return best
-    longest = min(int(period / 4 / spacing), len(updates) // 2)
+    longest = min(int(cycle / 4 / spacing), len(updates) // 2)
     for rows in range(longest + 1):
         late = slice(rows, None)
         trend = np.stack([np.ones_like(time), time, time**2], axis=1)[late]

@@ -19,6 +19,7 @@ from pruning_core.errors import AgentError, ConfigError
 from pruning_core.sparsity import (
     SparsityPressure,
     coefficients,
+    cycles,
     neighbour_correlation,
     resilience,
 )
@@ -206,6 +207,53 @@ def test_resilience_finds_slope_and_lag(delay, share):
     assert found.slope == pytest.approx(-0.02, rel=0.1)
     assert found.lag == pytest.approx(delay, abs=20)
     assert found.explained > (0.9 if share else 0.999)
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'in_phase', 'frequencies', 'step'])
+@pytest.mark.parametrize('lasting', [0.0, 0.9, 1.0])
+def test_resilience_tells_who_gives_way_under_every_schedule(schedule, lasting):
+    """Groups shrink under their own pressure by laws of one form; who gives way more is lower.
+
+    With lasting 0 a norm follows the pressure, with 1 its sum. A search for the lag over more than
+    half of a group's own cycle would turn the sign of the groups that are pressed fastest.
+    """
+    config = config_of(schedule, period=1000)
+    t = np.arange(0, 3000, 5.0)
+    pressure = coefficients(config, 5, t)
+    strengths = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    answer = np.zeros_like(pressure)
+    for row in range(len(t)):
+        answer[row] = (lasting * answer[row - 1] if row else 0) - 1e-4 * strengths * pressure[row]
+    own = cycles(config, 5)
+    found = [resilience(t, pressure[:, g], np.exp(answer[:, g] + 1e-5 * t), own[g])
+             for g in range(5)]
+    assert all(f.slope < 0 for f in found)
+    assert all(0 <= f.lag <= own[g] / 4 for g, f in enumerate(found))
+    if schedule != 'frequencies' or lasting == 0:  # what sums up answers less to what is faster
+        assert sorted((f.slope for f in found), reverse=True) == [f.slope for f in found]
+
+
+@pytest.mark.parametrize('schedule', ['exponential', 'constant', 'none'])
+def test_no_resilience_under_a_pressure_that_could_be_a_trend(schedule):
+    """A norm that only trains, without any answer, must not look as if it gave way."""
+    config = config_of(schedule, period=400)
+    t = np.arange(0, 2000, 10.0)
+    norm = np.exp(np.log1p(t / 100))
+    own = cycles(config, 3)
+    assert not np.isfinite(own).any()
+    assert all(resilience(t, coefficients(config, 3, t)[:, g], norm, own[g]) is None
+               for g in range(3))
+
+
+def test_the_cycle_of_a_group_is_when_its_pressure_is_the_same_again():
+    for schedule in ('cosine', 'in_phase', 'frequencies'):
+        config = config_of(schedule, period=120)
+        for g, cycle in enumerate(cycles(config, 6)):
+            t = np.arange(0, 120, 0.5)
+            now, later, half = (coefficients(config, 6, t + x)[:, g]
+                                for x in (0, cycle, cycle / 2))
+            np.testing.assert_allclose(later, now, atol=1e-9)
+            np.testing.assert_allclose(half + now, 6.0, atol=1e-9)  # and no earlier
 
 
 def test_resilience_of_weights_that_only_shrink():
