@@ -16,6 +16,7 @@ import fcntl
 import logging
 import math
 import os
+import shutil
 import time
 import weakref
 from collections.abc import Callable
@@ -37,10 +38,12 @@ from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.importance.history import HISTORY, Recorder
 from pruning_core.networks import Widths
 from pruning_core.planner import SeededNoise
+from pruning_core.plans import Plan
 from pruning_core.progress import Progress, silent
 from pruning_core.replay import Replay
 from pruning_core.runtime.memory import keep_freed_memory
 from pruning_core.runtime.metrics import JsonlWriter
+from pruning_core.shrinking import cut
 from pruning_core.sparsity import SparsityPressure
 from pruning_core.task_loss import Windows, task_loss
 from pruning_core.tensorboard import TensorBoard
@@ -73,6 +76,7 @@ class Trainer:
 
     Attributes:
         after_update: called after every gradient update, when importance has taken it in.
+        after_episode: called between two episodes, and after the last.
     """
 
     def __init__(self, config: Config, folder: Path, progress: Progress = silent) -> None:
@@ -105,6 +109,7 @@ class Trainer:
         self.recorder: Recorder | None = None
         self._recorded: dict[str, Any] | None = None  # state of the recorder to go on from
         self.after_update: Callable[[], object] = lambda: None
+        self.after_episode: Callable[[], object] = lambda: None
         self.replay = Replay(config.training.replay_capacity, observations, actions)
         self.noise = SeededNoise([seed])
         self.episode = 0
@@ -140,9 +145,7 @@ class Trainer:
         t = self.config.training
         board = TensorBoard(self.folder, self.decisions) if t.tensorboard else None
         metrics = JsonlWriter(self.folder / files.METRICS)
-        if self.config.importance.record_every:
-            self.recorder = Recorder(self.folder / HISTORY, self.importance, self.pressure,
-                                     self.config.importance.record_every, self._recorded)
+        self.recorder = self._new_recorder()
         try:
             started = time.perf_counter() - self.seconds
             while not self.finished:
@@ -160,6 +163,7 @@ class Trainer:
                     self._checkpoint()
                 self._tell(ret=record['return'], updates=float(self.agent.updates),
                            importance=self.importance.summary())
+                self.after_episode()
             if self.recorder is not None:
                 self.recorder.close()
             if self.best is not None:
@@ -177,6 +181,46 @@ class Trainer:
         for path in (newest, files.previous(newest)):
             path.unlink(missing_ok=True)
         return self.folder
+
+    def fork(self, folder: Path, progress: Progress = silent) -> Trainer:
+        """Copy the run as it is between two episodes; the copy can go on by itself.
+
+        Args:
+            folder: of the copy; empty or missing.
+            progress: that the copy tells.
+        """
+        state = self._state()  # first: it has the history written down
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (files.METRICS, HISTORY):
+            if (self.folder / name).is_file():
+                shutil.copy(self.folder / name, folder)
+        files.save_checkpoint(folder / files.CHECKPOINT, state)
+        return Trainer(self.config, folder, progress)
+
+    def cut(self, plan: Plan) -> None:
+        """Remove units between two episodes; what is left trains on, with Adam's moments.
+
+        Importance, pressure and the search for the best agent begin anew: they were those of
+        another network. The folder's checkpoints are then of a smaller agent than its
+        configuration makes, and cannot be gone on from.
+
+        Raises:
+            GroupError: the cut does not verify; the agent is as it was.
+        """
+        cut(self.agent, plan)
+        graph, components = self.agent.graph(), dict(self.agent.components.items())
+        self.importance = ImportanceTracker(graph, components, self.config.importance)
+        self.agent.on_gradients = self.importance.observe
+        self.pressure = SparsityPressure(graph, components, self.config.sparsity)
+        self.best = self._recorded = None
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = self._new_recorder()
+
+    def _new_recorder(self) -> Recorder | None:
+        every = self.config.importance.record_every
+        return Recorder(self.folder / HISTORY, self.importance, self.pressure, every,
+                        self._recorded) if every else None
 
     def _tell(self, **facts: float | str) -> None:
         """Report progress, in what ends the training: decisions or episodes."""

@@ -183,7 +183,6 @@ class CutConfig:
         iterations: see there.
         states: random states of the stability test of the policy alone; 0 for none.
         view: coupling view that the latent is cut by instead; empty for none.
-        catch_up: recovery takes the updates that the agent in the third folder is ahead.
     """
 
     way: str
@@ -193,7 +192,6 @@ class CutConfig:
     iterations: int
     states: int
     view: str = ''
-    catch_up: bool = False
 
 
 def planning_plainly(folder: Path) -> Run:
@@ -243,10 +241,6 @@ def plan_by(run: Run, scores: Mapping[str, np.ndarray], settings: PruningConfig,
 
 def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
     settings = config.pruning
-    if config.catch_up:
-        whole = load_run(context.needs[2] / FOLDER).agent.updates
-        settings = dataclasses.replace(
-            settings, recovery_updates=max(0, whole - run.agent.updates))
     if config.way == OURS:
         plan = choose(run, settings, context.progress)
     else:

@@ -3,9 +3,10 @@
 """When should the cut be made (arXiv 2601.19794, open question 2)?
 
 Autoencoders cut at four points of a training of fixed length, at once, in five steps that end
-there, or when the ranks of the units have settled; and TD-MPC agents that were trained for part of
-their episodes, cut, and given the updates that they have not had yet. Every way has as many
-updates in all. Out: what is left in the end, against never cutting.
+there, or when the ranks of the units have settled; and TD-MPC agents cut at four points of their
+episodes, at once or in steps (`cut_in_training`). Every way has as many updates in all, but for
+agents cut after the last episode, which are given those of recovery. Out: what is left in the end,
+against never cutting.
 """
 
 from __future__ import annotations
@@ -18,20 +19,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pruning_core import config as configuration
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.config import ImportanceConfig, PruningConfig
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.ranking import agreement
 from pruning_core.studies.claims import lowest_of_all, spoken
-from pruning_core.studies.cuts import CutConfig, RanksConfig, agents, cut, ranks
+from pruning_core.studies.cut_in_training import (
+    IN_STEPS,
+    NEVER,
+    ONCE,
+    CutInTrainingConfig,
+    cuts_of,
+)
+from pruning_core.studies.cut_in_training import run as cut_in_training
+from pruning_core.studies.cuts import agents
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, summary, verdict
 from pruning_core.studies.study import Results, Study
 
-_STEPS = 5
 _SETTLED = 0.9  # Kendall's tau of the units' ranks from one epoch to the next
 POINTS = (0.25, 0.5, 0.75, 1.0)
 
@@ -47,7 +54,10 @@ class Settings:
         epochs: of each training; the cut falls at a quarter, a half, three quarters or the end.
         share: of the autoencoder's parameters that go.
         config: YAML file of the agents; empty for none.
+        agents: trainings of agents, with seeds 0, 1, ...
+        ways: in which agents are cut: `once`, or in `steps`.
         sparsity: share of an agent's parameters that go.
+        recovery_updates: of an agent that is cut after the last episode.
         episodes: common seeds of every return.
         data: folder of IDX files; empty for scikit-learn's digits.
         warmup: updates before all signals of an autoencoder exist; fewer than between two cuts.
@@ -59,7 +69,10 @@ class Settings:
     epochs: int = 200
     share: float = 0.7
     config: str = 'config/pendulum.yaml'
+    agents: int = 5
+    ways: tuple[str, ...] = (ONCE, IN_STEPS)
     sparsity: float = 0.9
+    recovery_updates: int = 300
     episodes: int = 20
     data: str = ''
     warmup: int = 50
@@ -87,33 +100,14 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed,
                           importance=measured),
         settings.share, settings.data), weight=8.0) for seed in range(settings.seeds)]
-    return out + (_agents(settings, folder) if settings.config else [])
-
-
-def _agents(settings: Settings, folder: str) -> list[Trial]:
-    out = []
-    whole = agents(settings.config, settings.seeds)
-    training = configuration.load(settings.config).training
-    learning = training.episodes - training.random_episodes
-    for point in POINTS:
-        # Those of random actions come before anything is learned, whatever follows.
-        episodes = training.random_episodes + max(1, round(point * learning))
-        short = whole if point == 1 else agents(
-            settings.config, settings.seeds, [f'training.episodes={episodes}'])
-        for seed, agent in short.items():
-            scored = Trial(f'{folder}/ranks_{point:g}_s{seed}', ranks,
-                           RanksConfig(('combined',), seed), (agent.name,), 0.5)
-            pruning = PruningConfig(seed=seed, sparsity=settings.sparsity,
-                                    recovery_updates=300 if point == 1 else 0)
-            out += [agent, scored, Trial(
-                f'{folder}/agent_{point:g}_s{seed}', cut,
-                CutConfig('combined', pruning, settings.episodes, 64, 2, 0, catch_up=point < 1),
-                (agent.name, scored.name, whole[seed].name), 2.0)]
-    for seed, agent in whole.items():
-        out += [] if any(t.name == agent.name for t in out) else [agent]
-        out.append(Trial(f'{folder}/agent_dense_s{seed}', cut, CutConfig(
-            'dense', PruningConfig(seed=seed), settings.episodes, 64, 2, 0), (agent.name,)))
-    return out
+    if not settings.config:
+        return out
+    # What they are cut from is their own training, so that they share no agents with others.
+    return out + [Trial(f'{folder}/agent_s{seed}', cut_in_training, CutInTrainingConfig(
+        agent.config, PruningConfig(seed=seed, sparsity=settings.sparsity,
+                                    recovery_updates=settings.recovery_updates),
+        settings.ways, POINTS, settings.episodes, 64, 2), weight=40.0)
+        for seed, agent in agents(settings.config, settings.agents).items()]
 
 
 class _Training:
@@ -188,14 +182,8 @@ class _Training:
 
 def _due(epochs: int, share: float) -> list[tuple[str, float, list[tuple[int, float]]]]:
     """Every way of which the cuts are known beforehand: its name, point and cuts."""
-    out = []
-    for point in POINTS:
-        last = max(1, round(point * epochs))
-        # Of steps that fall on one epoch the last is the cut: nothing was measured in between.
-        steps = {max(1, round(last * step / _STEPS)): 1 - (1 - share) ** (step / _STEPS)
-                 for step in range(1, _STEPS + 1)}
-        out += [('once', point, [(last, share)]), ('steps', point, list(steps.items()))]
-    return out
+    return [(way, point, cuts_of(way, max(1, round(point * epochs)), share))
+            for point in POINTS for way in (ONCE, IN_STEPS)]
 
 
 def run(config: TrialConfig, context: Context) -> dict[str, Any]:
@@ -222,75 +210,78 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
 
 
 def summarise(settings: Settings, results: Results) -> dict[str, Any]:
-    """PSNR and return in the end by way and point, and what is best."""
-    seeds = range(settings.seeds)
-    runs = [way for r in results.values() for way in r.get('ways', ())]
-    table: dict[str, dict[str, Any]] = {}
+    """What is left in the end by way and point, and which is best."""
+    runs = [way for r in results.values() for way in r['ways']]
+    subjects = {of: [r for r in runs if ('psnr' in r) == (of == 'autoencoder')]
+                for of in ('autoencoder', 'agents')}
+    claims = _claims('autoencoder', 'dB', subjects['autoencoder'], 'psnr')
+    for kind in ('planned', 'policy'):
+        claims |= _claims(f'agents, {kind}', 'return', subjects['agents'], kind)
+    return {'data': next((r['data'] for r in runs if 'data' in r), ''),
+            'seeds': sorted({r['seed'] for r in runs}),
+            'autoencoder': _table(subjects['autoencoder'], ('psnr', 'removed')),
+            'agents': _table(subjects['agents'], ('planned', 'policy', 'removed', 'updates')),
+            'claims': claims}
+
+
+def _table(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, Any]:
+    """By way and point: every measure over seeds, and when each seed was cut."""
+    table: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for r in runs:
         table.setdefault(r['way'], {}).setdefault(f"{r['point']:g}", []).append(r)
+    return {way: {point: {**{m: summary([r[m] for r in mine]) for m in measures},
+                          'cuts': [r['cuts'] for r in mine]} for point, mine in points.items()}
+            for way, points in table.items()}
 
-    def of(way: str, point: float, seed: int) -> float | None:
-        found = [r for r in runs if (r['way'], r['point'], r['seed']) == (way, point, seed)]
-        return float(found[0]['psnr']) if found else None
 
-    claims: dict[str, Any] = {}
-
-    def paired(name: str, pairs: list[tuple[float | None, float | None]]) -> None:
-        both = [a - b for a, b in pairs if a is not None and b is not None]
-        if both:
-            claims[name] = verdict(iqm(both))
-
-    for point in POINTS[1:]:
-        paired(f'autoencoder: cutting at {point:g} ends better than at {POINTS[0]:g}, dB',
-               [(of('once', point, s), of('once', POINTS[0], s)) for s in seeds])
-    for point in POINTS:
-        paired(f'autoencoder: five steps end better than one cut at {point:g}, dB',
-               [(of('steps', point, s), of('once', point, s)) for s in seeds])
-    for point in POINTS[:-1]:
-        for way, told in (('once', 'one cut at {:g} ends'), ('steps', 'five steps to {:g} end')):
-            paired(f'autoencoder: {told.format(point)} better than never cutting, dB',
-                   [(of(way, point, s), of('never', POINTS[-1], s)) for s in seeds])
-    paired(f'autoencoder: cutting when ranks settle ends better than at {POINTS[1]:g}, dB',
-           [(of('settled', 1.0, s), of('once', POINTS[1], s)) for s in seeds])
-    at: dict[str, Any] = {}
-    for kind in ('planned', 'policy'):
-        for name in ('dense', *(f'{p:g}' for p in POINTS)):
-            there = [results[n][kind] for s in seeds if (n := f'agent_{name}_s{s}') in results]
-            if there:
-                at.setdefault(name, {})[kind] = summary(there)
-        for earlier in POINTS[:-1]:
-            paired(f'agents, {kind}: cutting at {POINTS[-1]:g} ends better than at {earlier:g}, '
-                   'return', [tuple(results.get(f'agent_{p:g}_s{s}', {}).get(kind)  # type: ignore[misc]
-                                    for p in (POINTS[-1], earlier)) for s in seeds])
-    return {'data': runs[0]['data'] if runs else '', 'seeds': list(seeds),
-            'autoencoder': {way: {p: {
-                'psnr': summary([r['psnr'] for r in rs]), 'cuts': [r['cuts'] for r in rs],
-                'removed': summary([r['removed'] for r in rs])} for p, rs in points.items()}
-                for way, points in table.items()},
-            'agents': at, 'claims': claims}
+def _claims(subject: str, unit: str, runs: Sequence[Mapping[str, Any]], measure: str
+            ) -> dict[str, Any]:
+    """Which of two ways ends better, paired by seed; more of the measure is better."""
+    by: dict[tuple[str, float], dict[int, float]] = {}
+    for r in runs:
+        by.setdefault((r['way'], r['point']), {})[r['seed']] = r[measure]
+    first, last = POINTS[0], POINTS[-1]
+    once, steps, never = ({p: (way, p) for p in POINTS} for way in (ONCE, IN_STEPS, NEVER))
+    pairs = [
+        *((f'cutting at {p:g} ends better than at {first:g}', once[p], once[first])
+          for p in POINTS[1:]),
+        *((f'cutting at {last:g} ends better than at {p:g}', once[last], once[p])
+          for p in POINTS[1:-1]),
+        *((f'five steps end better than one cut at {p:g}', steps[p], once[p]) for p in POINTS),
+        *((f'{told.format(p)} better than never cutting', of[p], never[last])
+          for p in POINTS for told, of in (('one cut at {:g} ends', once),
+                                           ('five steps to {:g} end', steps))),
+        (f'cutting when ranks settle ends better than at {POINTS[1]:g}', ('settled', last),
+         once[POINTS[1]])]
+    out = {}
+    for told, better, worse in pairs:
+        a, b = by.get(better, {}), by.get(worse, {})
+        if both := [a[seed] - b[seed] for seed in a if seed in b]:
+            out[f'{subject}: {told}, {unit}'] = verdict(iqm(both))
+    return out
 
 
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
     """What is left in the end over the time of the cut."""
-    auto = result['autoencoder']
-    content = []
-    if auto:
-        end = POINTS[-1]
-        lines = {way: [(float(p), v['psnr']) for p, v in auto[way].items()]
-                 for way in ('once', 'steps') if way in auto}
-        for way in ('never', 'settled'):
-            if way in auto:
-                value = auto[way]['1']['psnr']
-                lines[way] = [(POINTS[0], value['value']), (end, value['value'])]
-        content.append(Panel('Autoencoder', 'share of the training before the (last) cut',
-                             'PSNR in the end, dB', lines))
-    if result['agents']:
-        at = result['agents']
-        content += [Panel(f'Agents, {kind}', 'share of the episodes before the cut', 'return', {
-            'once': [(float(p), v[kind]) for p, v in at.items() if p != 'dense'],
-            **({'never': [(p, at['dense'][kind]['value']) for p in (POINTS[0], POINTS[-1])]}
-               if 'dense' in at else {})}) for kind in ('policy', 'planned')]
+    content = [
+        Panel(title, f'share of the {rounds} before the (last) cut', label, _lines(
+            result[of], measure))
+        for of, measure, title, rounds, label in (
+            ('autoencoder', 'psnr', 'Autoencoder', 'epochs', 'PSNR in the end, dB'),
+            ('agents', 'policy', 'Agents, policy', 'episodes', 'return'),
+            ('agents', 'planned', 'Agents, planned', 'episodes', 'return')) if result[of]]
     return {'timing.svg': panels(content, 3, 10.5, 3.1)}
+
+
+def _lines(ways: Mapping[str, Any], measure: str) -> dict[str, list[tuple[float, Any]]]:
+    """Ways that have a point as lines over it, the others as level ones."""
+    lines = {way: [(float(p), v[measure]) for p, v in ways[way].items()]
+             for way in (ONCE, IN_STEPS) if way in ways}
+    for way in (NEVER, 'settled'):
+        if way in ways:
+            value = ways[way][f'{POINTS[-1]:g}'][measure]['value']
+            lines[way] = [(POINTS[0], value), (POINTS[-1], value)]
+    return lines
 
 
 def tell(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,7 +294,7 @@ STUDY = Study(
     question='When should the cut be made: early, late, in steps, or when ranks have settled?',
     settings=Settings,
     quick={'latent': 128, 'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'episodes': 5,
-           'config': 'config/pendulum_quick.yaml', 'sparsity': 0.7, 'warmup': 5},
+           'config': 'config/pendulum_quick.yaml', 'agents': 3, 'sparsity': 0.7, 'warmup': 5},
     cost='quick 4 minutes, full 2 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
 

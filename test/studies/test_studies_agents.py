@@ -72,27 +72,34 @@ def test_coupling(of):
     assert planned['value'] == pytest.approx(view - own), 'one seed and size'
 
 
-def test_timing_of_agents(of, here):
-    found, work = of('timing', sparsity=0.4, seeds=1, latent=2, hidden=[4], epochs=1, warmup=1,
-                     data=str(images(of(name='scores', sparsities=[0.5], states=3, scores=[
-                         'gradient', 'combined', 'random', 'ablation'])[1])))
-    assert list(found['agents']) == ['dense', '0.25', '0.5', '0.75', '1']
-    assert {f'agents, {kind}: cutting at 1 ends better than at {p}, return'
-            for kind in ('planned', 'policy') for p in (0.25, 0.5, 0.75)} <= set(found['claims'])
-    whole = json.loads((work / 'agents' / 'tiny_s0' / 'result.json').read_text())['values']
-    half = json.loads((work / 'agents' / 'tiny_episodes5_s0' / 'result.json').read_text())
-    assert half['values']['updates'] < whole['updates']
-
-
-def images(work):
-    """A handful of images, for the part of the study that is not looked at here."""
-    import struct
-
-    folder = work / 'images'
-    folder.mkdir(exist_ok=True)
-    (folder / 't10k-images-idx3-ubyte').write_bytes(
-        struct.pack('>4I', 0x803, 20, 2, 2) + bytes(range(80)))
-    return folder
+def test_timing_of_agents(of):
+    found, work = of('timing', sparsity=0.4, seeds=0, agents=3, recovery_updates=2)
+    agents = found['agents']
+    assert found['autoencoder'] == {} and found['seeds'] == [0, 1, 2]
+    assert {way: list(points) for way, points in agents.items()} == {
+        'never': ['1'], 'once': ['0.25', '0.5', '0.75', '1'],
+        'steps': ['0.25', '0.5', '0.75', '1']}
+    assert agents['once']['0.5']['cuts'][0] == [5] and agents['once']['1']['cuts'][0] == [8]
+    assert agents['steps']['1']['cuts'][0] == [3, 4, 6, 7, 8]
+    dense = agents['never']['1']
+    for way in ('once', 'steps'):
+        for point, there in agents[way].items():
+            assert there['removed']['low'] >= 0.4
+            assert there['updates']['value'] == dense['updates']['value'] + 2 * (point == '1')
+    for kind in ('planned', 'policy'):  # of three seeds the middle half is the plain mean
+        once, steps, never = (
+            agents[way][p][kind]['value'] for way, p in
+            (('once', '0.75'), ('steps', '0.75'), ('never', '1')))
+        for told, value in (('five steps end better than one cut at 0.75', steps - once),
+                            ('one cut at 0.75 ends better than never cutting', once - never),
+                            ('five steps to 0.75 end better than never cutting', steps - never),
+                            ('cutting at 0.75 ends better than at 0.25',
+                             once - agents['once']['0.25'][kind]['value']),
+                            ('cutting at 1 ends better than at 0.75',
+                             agents['once']['1'][kind]['value'] - once)):
+            assert found['claims'][f'agents, {kind}: {told}, return']['value'] == \
+                pytest.approx(value), told
+    assert not list((work / 'timing').glob('agent_s*/*/checkpoint*'))
 
 
 def test_ema_of_agents(of):

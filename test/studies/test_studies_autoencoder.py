@@ -210,6 +210,10 @@ def test_timing_of_an_autoencoder(of):
     ends = {way: points[point]['psnr']['value'] for way, point in (
         ('never', '1'), ('once', '0.75'), ('steps', '0.5'))
         for points in [found['autoencoder'][way]]}
+    assert found['agents'] == {}
+    steps = found['autoencoder']['steps']['0.75']['psnr']['value']
+    assert found['claims']['autoencoder: five steps end better than one cut at 0.75, dB'][
+        'value'] == pytest.approx(steps - ends['once'])
     for way, claim in (('once', 'one cut at 0.75 ends'), ('steps', 'five steps to 0.5 end')):
         value = found['claims'][f'autoencoder: {claim} better than never cutting, dB']['value']
         assert value == pytest.approx(ends[way] - ends['never'])  # of three, the plain mean
