@@ -62,17 +62,7 @@ def load(folder: str | Path) -> Images:
     """
     if not str(folder):
         return _digits()
-    found = {name: path for name in (_TRAIN, _TEST)
-             for path in (Path(folder) / f'{name}.gz', Path(folder) / name) if path.is_file()}
-    if not found:
-        raise ConfigError(
-            explain(f"images in '{folder}' were asked for",
-                    'there are none' if Path(folder).is_dir() else 'there is no such folder',
-                    f'a folder with {_TRAIN}.gz, {_TEST}.gz or both',
-                    'name such a folder, add --download, or leave --data out for the digits of '
-                    'scikit-learn')
-        )
-    images = {name: read_idx(path) for name, path in found.items()}
+    images = {name: read_idx(path) for name, path in _files(folder).items()}
     if len(images) == 2:
         train, test = images[_TRAIN], images[_TEST]
         if train.shape[1] != test.shape[1]:
@@ -85,6 +75,35 @@ def load(folder: str | Path) -> Images:
                                    f'test on')
     (name, both), = images.items()
     return _split(both, f'{name} alone')
+
+
+def digest(folder: str | Path) -> str:
+    """SHA-256 of all that `load` would read from a folder; empty for scikit-learn's digits.
+
+    Raises:
+        ConfigError: no folder, or no images in it.
+    """
+    if not str(folder):
+        return ''
+    found = hashlib.sha256()
+    for name, path in _files(folder).items():
+        data = path.read_bytes()
+        found.update(f'{name} {len(data)} '.encode() + data)
+    return found.hexdigest()
+
+
+def _files(folder: str | Path) -> dict[str, Path]:
+    found = {name: path for name in (_TRAIN, _TEST)
+             for path in (Path(folder) / f'{name}.gz', Path(folder) / name) if path.is_file()}
+    if not found:
+        raise ConfigError(
+            explain(f"images in '{folder}' were asked for",
+                    'there are none' if Path(folder).is_dir() else 'there is no such folder',
+                    f'a folder with {_TRAIN}.gz, {_TEST}.gz or both',
+                    'name such a folder, add --download, or leave --data out for the digits of '
+                    'scikit-learn')
+        )
+    return found
 
 
 def _split(images: Array, name: str) -> Images:

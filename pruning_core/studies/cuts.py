@@ -63,16 +63,8 @@ def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Tr
                         'it is trained already', 'a YAML file', 'name the file it was made of'))
         each = {seed: path.replace('{seed}', str(seed))
                 for seed in range(seeds if '{seed}' in path else 1)}
-        folders = {seed: zoo.find(name) for seed, name in each.items()}
-        for folder in folders.values():
-            if not (folder / AGENT).is_file():
-                raise AgentError(
-                    explain(f"agent '{folder}' was to be studied", f'it holds no {AGENT}',
-                            'the folder of a training that has ended',
-                            'let it end, or name another one'))
         return {seed: Trial(f'agents/{stem(path)}_there_s{seed}', adopt, AdoptConfig(
-            each[seed], weights_hash(folder)), weight=0.1)
-            for seed, folder in folders.items()}
+            name, hash_of(name)), weight=0.1) for seed, name in each.items()}
     suffix = ''.join('_' + o.partition('.')[2].replace('=', '') for o in overrides)
     out = {}
     for seed in range(seeds):
@@ -80,6 +72,21 @@ def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Tr
                                            'training.threads=1'])
         out[seed] = Trial(f'agents/{Path(path).stem}{suffix}_s{seed}', train, config, weight=6.0)
     return out
+
+
+def hash_of(agent: str) -> str:
+    """SHA-256 of the weights of a shipped agent, or of that in a run folder.
+
+    Raises:
+        AgentError: it is not there.
+    """
+    folder = zoo.find(agent)
+    if not (folder / AGENT).is_file():
+        raise AgentError(
+            explain(f"agent '{folder}' was to be studied", f'it holds no {AGENT}',
+                    'the folder of a training that has ended',
+                    'let it end, or name another one'))
+    return weights_hash(folder)
 
 
 def stem(path: str) -> str:
@@ -147,7 +154,8 @@ def ranks(config: RanksConfig, context: Context) -> dict[str, Any]:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     write_atomically(context.folder / SCORES_FILE, save)
-    pairs = [(a, b) for i, a in enumerate(config.scores) for b in config.scores[i + 1:]]
+    ordered = sorted(config.scores, key=lambda s: s == 'ablation')  # what others are held against
+    pairs = [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1:]]
     return {'spearman': {f'{a} ~ {b}': within(found[a], found[b]) for a, b in pairs},
             'kendall': {f'{a} ~ {b}': within(found[a], found[b], kendall) for a, b in pairs},
             'groups': {s: {g: float(np.nanmean(found[s][g])) for g in names}
@@ -162,9 +170,10 @@ def within(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray],
     return float(np.mean(values)) if values else float('nan')
 
 
-def stored(folder: Path, score: str) -> dict[str, np.ndarray]:
-    """Scores per group, as `ranks` kept them."""
+def stored(folder: Path, score: str = '') -> dict[str, np.ndarray]:
+    """Scores per group, as `ranks` kept them; any of them where none is named."""
     with np.load(folder / SCORES_FILE) as arrays:
+        score = score or arrays.files[0].partition('/')[0]
         return {name.partition('/')[2]: arrays[name] for name in arrays.files
                 if name.partition('/')[0] == score}
 
@@ -245,7 +254,8 @@ def _smaller(run: Run, config: CutConfig, context: Context) -> Run:
         plan = choose(run, settings, context.progress)
     else:
         settings = by_score(settings)
-        score = settings.score if config.way.startswith(SCRATCH) else config.way
+        # From scratch any score will do: all of them leave the same widths.
+        score = '' if config.way.startswith(SCRATCH) else config.way
         scores = stored(context.needs[1], score)
         if config.view:
             assert run.importance is not None

@@ -70,12 +70,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One autoencoder; see `Settings`."""
+    """One autoencoder; see `Settings`. `digest` is that of the images: others are refused."""
 
     autoencoder: AutoencoderConfig
     watch: WatchConfig
     share: float
     data: str = ''
+    digest: str = ''
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ class AgentConfig:
 def trials(settings: Settings, folder: str) -> list[Trial]:
     """One per seed of either kind."""
     watch = WatchConfig(settings.gammas, settings.window, settings.every)
+    digest = images.digest(settings.data) if settings.seeds else ''
     out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed),
-        watch, settings.share, settings.data)) for seed in range(settings.seeds)]
+        watch, settings.share, settings.data, digest)) for seed in range(settings.seeds)]
     if settings.config:
         out += [Trial(f'{folder}/agent_s{seed}', run_agent, AgentConfig(configuration.load(
             settings.config, [f'training.seed={seed}', 'training.threads=1',
@@ -192,8 +194,9 @@ def _watched(runs: Sequence[Mapping[str, Any]], lost: str, loses: str, claims: d
             continue
         for what, figure in (('has groups out of order less often', 'misordered'),
                              ('changes its choice of units less', 'moved'), (loses, lost)):
-            claims[f'{prefix}gamma {default} {what} than {g}'] = verdict(iqm(
-                [r['gammas'][g][figure] - r['gammas'][default][figure] for r in runs]))
+            both = [(r['gammas'][g][figure], r['gammas'][default][figure]) for r in runs]
+            if gaps := [other - ours for other, ours in both if None not in (other, ours)]:
+                claims[f'{prefix}gamma {default} {what} than {g}'] = verdict(iqm(gaps))
     return {'seeds': sorted(r['seed'] for r in runs), 'updates': runs[0]['updates'],
             'true_crossovers': summary([float(r['crossovers']) for r in runs]), 'gammas': table}
 

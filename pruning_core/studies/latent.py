@@ -13,7 +13,7 @@ early encoder layer is `encoder.hidden1`, the one that reads the pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,21 +66,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One autoencoder; see `Settings`."""
+    """One autoencoder; see `Settings`. `digest` is that of the images: others are refused."""
 
     autoencoder: AutoencoderConfig
     shares: tuple[float, ...]
     recovery_epochs: int
-    data: str = field(default='')
+    data: str = ''
+    digest: str = ''
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
     """One per latent size and seed."""
+    digest = images.digest(settings.data)
     return [
         Trial(f'{folder}/d{latent}_s{seed}', run, TrialConfig(
             AutoencoderConfig(latent, settings.hidden, settings.epochs, seed=seed,
                               importance=ImportanceConfig(record_every=settings.record_every)),
-            settings.shares, settings.recovery_epochs, settings.data), weight=1 + latent / 512)
+            settings.shares, settings.recovery_epochs, settings.data, digest),
+            weight=1 + latent / 512)
         for seed in range(settings.seeds) for latent in settings.latents]
 
 

@@ -61,7 +61,12 @@ def panels(content: Sequence[Panel], columns: int = 2, width: float = 8.6,
         columns: in a row.
         width: of the picture, in inches.
         height: of a row, in inches.
+
+    Returns:
+        SVG; empty where there are no panels.
     """
+    if not content:
+        return ''
     used = min(columns, len(content))
     columns, width = used, width * used / columns
     rows = -(-len(content) // columns)

@@ -18,6 +18,8 @@ same folder.
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -140,6 +142,11 @@ def perform(trial: Trial, work: str) -> None:
         JobError: it failed; the traceback is in its folder.
     """
     folder = Path(work) / trial.name
+    if not (folder / TRIAL).is_file():
+        raise JobError(explain(
+            f"trial '{trial.name}' was to be run on {socket.gethostname()}",
+            f"there is no {TRIAL} in '{folder}'", 'workers that see the very folder of --work',
+            'share it under the same path, or run without --executor'))
     with _alone(folder):
         if (folder / RESULT).is_file():  # another worker finished it while this one waited
             return
@@ -275,10 +282,16 @@ def run_trials(trials: Sequence[Trial], work: Path, pool: Pool, progress: Progre
         label: under which it is told.
 
     Raises:
-        ConfigError: a folder holds a trial with another config; nothing was run.
+        ConfigError: a folder holds a trial with another config, or two trials have one name;
+            nothing was run.
         KeyboardInterrupt: what is done is kept; the same call goes on.
     """
     work = work.resolve()
+    names = collections.Counter(t.name for t in trials)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(
+            explain(f"trial '{twice[0]}' was asked for", 'two trials go by that name',
+                    'agents whose folders have different names', 'rename one, or leave one out'))
     for trial in trials:
         _claim(trial, work / trial.name)
     board = _Board(trials, work, progress, label)
@@ -299,6 +312,7 @@ def run_trials(trials: Sequence[Trial], work: Path, pool: Pool, progress: Progre
 def _claim(trial: Trial, folder: Path) -> None:
     """Make a trial's folder, or refuse one that was begun with another config."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / AT).unlink(missing_ok=True)  # of one that was killed
     path, wanted = folder / TRIAL, trial.settings()
     if path.is_file():
         found = json.loads(path.read_text())
@@ -340,11 +354,11 @@ class _Board:
         self.outcome.skipped = len(self.done)
         self.waiting = {t.name: t for t in sorted(trials, key=lambda t: -t.weight)
                         if t.name not in self.done}
-        self._began, self._spent = time.monotonic(), 0.0
+        self._began, self.spent = time.monotonic(), 0.0  # spent: weight of what has ended
 
     def finish(self, trial: Trial) -> None:
         self.done.add(trial.name)
-        self._spent += trial.weight
+        self.spent += trial.weight
 
     def fail(self, trial: Trial, why: str) -> None:
         """Give a trial up, and with it those that need it."""
@@ -362,15 +376,28 @@ class _Board:
         facts: dict[str, float | str] = {}
         if self.outcome.failed:
             facts['failed'] = str(len(self.outcome.failed))
-        left = sum(t.weight for t in (*self.waiting.values(), *running))
-        if self._spent and left:
-            facts['left'] = _duration((time.monotonic() - self._began) / self._spent * left)
+        left, spent = sum(t.weight for t in self.waiting.values()), self.spent
         for trial in running:
-            with contextlib.suppress(OSError, ValueError):
-                at = json.loads((self.work / trial.name / AT).read_text())
-                facts['now'] = f"{trial.name}: {at['phase']} {at['done']}/{at['total']}"
-                break
+            share, told = self._at(trial)
+            left += (1 - share) * trial.weight
+            spent += share * trial.weight
+            if told and 'now' not in facts:
+                facts['now'] = told
+        if spent and left:
+            facts['left'] = _duration((time.monotonic() - self._began) / spent * left)
         self._progress(self._label, len(self.done), len(self.trials), **facts)
+
+
+    def _at(self, trial: Trial) -> tuple[float, str]:
+        """How far one that runs has come in its present phase, and in words; nothing if unknown.
+
+        A trial of several phases comes back to 0 with each: the estimate is a rough one.
+        """
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            at = json.loads((self.work / trial.name / AT).read_text())
+            return (min(1.0, at['done'] / max(at['total'], 1)),
+                    f"{trial.name}: {at['phase']} {at['done']}/{at['total']}")
+        return 0.0, ''
 
 
 def _duration(seconds: float) -> str:
@@ -440,7 +467,14 @@ class _Loop:
 
     def _take(self, future: Future[None]) -> bool:
         """Take note of a future that is done; returns whether the executor broke."""
-        error = future.exception()
+        try:
+            error = future.exception()
+        except (concurrent.futures.CancelledError, asyncio.CancelledError) as cancelled:
+            raise JobError(explain(
+                f"trial '{self._running[future].name}' was at work",
+                'the executor gave it up, as a cluster does whose scheduler is gone',
+                'a scheduler that lasts to the end',
+                'start it again, and the same command: what is done is kept')) from cancelled
         if isinstance(error, BrokenProcessPool):
             return True
         trial = self._running.pop(future)
@@ -478,5 +512,6 @@ class _Loop:
         self._running.clear()
 
     def _fail(self, trial: Trial, why: str) -> None:
+        self._board.spent += trial.weight
         self._board.fail(trial, why)
         self._metrics.write({'trial': trial.name, 'event': 'failed', 'why': why})

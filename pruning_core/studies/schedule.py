@@ -10,7 +10,7 @@ does to the network and to a later cut, out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,22 +57,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One training; see `Settings`."""
+    """One training; see `Settings`. `digest` is that of the images, so that others are refused."""
 
     autoencoder: AutoencoderConfig
     schedule: str
     periods: float
     strength: float
     share: float
-    data: str = field(default='')
+    data: str = ''
+    digest: str = ''
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
     """One per schedule and seed."""
+    digest = images.digest(settings.data)
     return [Trial(f'{folder}/{schedule}_s{seed}', run, TrialConfig(
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed,
                           importance=ImportanceConfig(record_every=5)),
-        schedule, settings.periods, settings.strength, settings.share, settings.data))
+        schedule, settings.periods, settings.strength, settings.share, settings.data, digest))
         for seed in range(settings.seeds) for schedule in settings.schedules]
 
 

@@ -96,7 +96,7 @@ def trials(settings: Any, folder: str) -> list[Trial]:
 
 def name_of(way: str, sparsity: float, updates: int) -> str:
     """Name of a cut, without its seed."""
-    return f'{way.replace(", ", "-").replace(" ", "-")}_{round(100 * sparsity)}_{updates}'
+    return f'{way.replace(", ", "-").replace(" ", "-")}_{100 * sparsity:g}_{updates}'
 
 
 def losses(results: Results, seeds: Sequence[int], name: str, kind: str) -> dict[int, float]:
@@ -126,14 +126,13 @@ def saved(results: Results, seeds: Sequence[int], pairs: Sequence[tuple[str, str
           kind: str) -> dict[str, Any] | None:
     """Whether the first cut of each pair loses less than the second: the policy, or planned.
 
-    That is the mean over pairs per seed, in percent of the return; None where no seed has both.
+    That is the mean over pairs per seed, in percent of the return, of the seeds that have all of
+    them, so that each mean is over the same cuts; None where no seed has.
     """
-    per_seed: dict[int, list[float]] = {}
-    for names in pairs:
-        a, b = (losses(results, seeds, name, kind) for name in names)
-        for seed in set(a) & set(b):
-            per_seed.setdefault(seed, []).append(b[seed] - a[seed])
-    return verdict(iqm([sum(v) / len(v) for v in per_seed.values()])) if per_seed else None
+    lost = [tuple(losses(results, seeds, name, kind) for name in names) for names in pairs]
+    whole = [s for s in seeds if all(s in one for both in lost for one in both)]
+    return verdict(iqm([sum(b[s] - a[s] for a, b in lost) / len(lost) for s in whole])) \
+        if whole and lost else None
 
 
 def compared(settings: Any, results: Results, better: str, worse: str, updates: int

@@ -37,7 +37,7 @@ from pruning_core.robustness import Point, delay_margin, delay_of, sweep
 from pruning_core.shrinking import choose, shrink
 from pruning_core.stability_gate import closed_loop, require_plant
 from pruning_core.studies.claims import spoken
-from pruning_core.studies.cuts import planning_plainly
+from pruning_core.studies.cuts import FOLDER, hash_of, planning_plainly
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, known, verdict
 from pruning_core.studies.study import Study
@@ -100,12 +100,14 @@ class RowConfig:
         sparsity: share of the parameters to remove; 0 is the dense agent itself.
         score: a key of `SCORES`.
         size: of what is measured.
+        hash: SHA-256 of the weights: another agent in its place is another trial.
     """
 
     agent: str
     sparsity: float
     score: str
     size: Size
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,12 @@ class LatencyConfig:
     Attributes:
         agent: run folder or shipped agent that the row was made of.
         sparsity: of the row.
+        hash: of its weights.
     """
 
     agent: str
     sparsity: float
+    hash: str
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
@@ -133,20 +137,29 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
     size = Size(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Size)})
     out = []
     for agent in settings.agent:
+        weights = hash_of(agent)
         for sparsity in settings.sparsities:
             for score in SCORES if sparsity else ('task',):
                 name = row_name(folder, agent, sparsity, score)
-                out.append(Trial(name, row, RowConfig(agent, sparsity, score, size),
+                out.append(Trial(name, row, RowConfig(
+                    agent, sparsity, score, size, weights),
                                  weight=1 / (1.2 - sparsity)))
                 if settings.latency:
-                    out.append(Trial(f'{name}_latency', latency, LatencyConfig(agent, sparsity),
+                    out.append(Trial(f'{name}_latency', latency, LatencyConfig(
+                        agent, sparsity, weights),
                                      (name,), 0.1, last=True))
     return out
 
 
 def row_name(folder: str, agent: str, sparsity: float, score: str) -> str:
     """Name of a row's trial."""
-    return f'{folder}/{zoo.find(agent).name}/{round(1000 * sparsity):03d}_{score}'
+    return f'{folder}/{name_of(agent)}/{1000 * sparsity:03g}_{score}'
+
+
+def name_of(agent: str) -> str:
+    """What an agent goes by in rows: its folder's name, or that around the folder `agent`."""
+    folder = zoo.find(agent)
+    return (folder.resolve().parent if folder.name == FOLDER else folder).name
 
 
 def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -156,7 +169,7 @@ def summarise(settings: Settings, results: Mapping[str, Mapping[str, Any]]) -> d
         if not name.endswith('_latency'):
             timed = results.get(f'{name}_latency')
             rows.append({**found, **({'latency': timed} if timed else {})})
-    return {'agents': [zoo.find(a).name for a in settings.agent], 'rows': rows,
+    return {'agents': [name_of(a) for a in settings.agent], 'rows': rows,
             'table': table(rows), 'claims': claims(rows), 'largest_safe_sparsity': {
                 score: largest_safe(rows, score) for score in SCORES}}
 
@@ -178,7 +191,7 @@ def row(config: RowConfig, context: Context) -> dict[str, Any]:
                            run.agent, shrunk.importance, None)
         run = planning_plainly(context.folder)
         achieved = 1 - count_parameters(run.agent.components) / dense
-    return {'agent': source.name, 'sparsity': config.sparsity, 'score': config.score,
+    return {'agent': name_of(config.agent), 'sparsity': config.sparsity, 'score': config.score,
             'achieved': achieved, **_measure(run, size, context)}
 
 
@@ -345,7 +358,8 @@ def tell(result: Mapping[str, Any]) -> dict[str, Any]:
     keys = ('return', 'violation bound', 'local margin', 'region area', 'delay margin')
     return {'agents': ', '.join(result['agents']),
             **{f"{line['sparsity']:.0%} {line['score']}": ', '.join(
-                f'{k} {line[k]:.4g}' for k in keys) for line in result['table']},
+                f'{k} ' + ('unknown' if line[k] is None else f'{line[k]:.4g}') for k in keys)
+               for line in result['table']},
             'largest safe sparsity': result['largest_safe_sparsity'],
             **spoken(result['claims'])}
 

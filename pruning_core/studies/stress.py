@@ -83,20 +83,21 @@ def summarise(settings: Settings, results: Results) -> dict[str, Any]:
             continue
         each[plant] = scores.summarise(of, mine)
         gaps[plant] = {s: [1 - r['spearman'][f'{s} ~ ablation'] for n, r in mine.items()
-                           if n.startswith('ranks_')] for s in scores.GRADIENT}
+                           if n.startswith('ranks_')]
+                       for s in scores.GRADIENT if {s, 'ablation'} <= set(settings.scores)}
     claims: dict[str, Any] = {}
     names = list(gaps)
     for plant in names[1:]:
-        for signal in scores.GRADIENT:
+        for signal in gaps[plant]:
             # Seeds of two plants have nothing in common: any pairing is as good as another.
             claims[f'{plant}: the gap of {signal} is wider than on {names[0]}'] = verdict(iqm(
                 [a - b for a, b in zip(gaps[plant][signal], gaps[names[0]][signal],
                                        strict=False)]))
     for plant in names:
-        for signal in scores.GRADIENT[:3]:
+        combined = gaps[plant].pop('combined', [])
+        for signal, gap in gaps[plant].items() if combined else ():
             claims[f'{plant}: combining narrows the gap of {signal}'] = verdict(iqm(
-                [a - b for a, b in zip(gaps[plant][signal], gaps[plant]['combined'],
-                                       strict=True)]))
+                [a - b for a, b in zip(gap, combined, strict=True)]))
     for plant, found in each.items():
         claims |= {f'{plant}: {name}': value for name, value in found['claims'].items()
                    if '% of return' in name}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,20 +86,23 @@ class TrialConfig:
         autoencoder: with its epochs.
         share: of the parameters that go.
         data: folder of IDX files.
+        digest: of the images there, so that others are refused.
     """
 
     autoencoder: AutoencoderConfig
     share: float
-    data: str = field(default='')
+    data: str = ''
+    digest: str = ''
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
     """An autoencoder per seed; agents at every point."""
     measured = ImportanceConfig(warmup=settings.warmup)
+    digest = images.digest(settings.data) if settings.seeds else ''
     out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed,
                           importance=measured),
-        settings.share, settings.data), weight=8.0) for seed in range(settings.seeds)]
+        settings.share, settings.data, digest), weight=8.0) for seed in range(settings.seeds)]
     if not settings.config:
         return out
     # What they are cut from is their own training, so that they share no agents with others.
