@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pruning_core.checkpoint import AGENT, Run, load_run, weights_hash, write_at
 from pruning_core.closed_loop import Conditions
 from pruning_core.config import Config, PruningConfig
 from pruning_core.decrease import check
-from pruning_core.errors import AgentError, ConfigError, explain
+from pruning_core.errors import AgentError, explain
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.networks import count_parameters, plan_macs
 from pruning_core.plans import Plan
@@ -43,35 +43,29 @@ SCORES_FILE, FOLDER = 'scores.npz', 'agent'
 OURS, SCRATCH, SCRATCH_SHORT = 'ours', 'scratch', 'scratch short'
 
 
-def agents(path: str, seeds: int, overrides: Sequence[str] = ()) -> dict[int, Trial]:
+def config_of(path: str, seed: int) -> Config:
+    """Configuration of one training of an agent, on one thread, so that it can be made again."""
+    return configuration.load(path, [f'training.seed={seed}', 'training.threads=1'])
+
+
+def agents(path: str, seeds: int) -> dict[int, Trial]:
     """One training per seed, or agents that are there.
 
     Args:
         path: YAML file of the agent; or a shipped agent or run folder, which counts as one
             training; `{seed}` in it stands for 0, 1, ...
         seeds: how many, with seeds 0, 1, ...
-        overrides: `section.key=value`; they become part of the folder's name.
 
     Raises:
         AgentError: an agent that should be there is not.
-        ConfigError: overrides of an agent that is there.
     """
     if Path(path).suffix not in ('.yaml', '.yml'):
-        if overrides:
-            raise ConfigError(
-                explain(f"agent '{path}' was to be trained with {', '.join(overrides)}",
-                        'it is trained already', 'a YAML file', 'name the file it was made of'))
         each = {seed: path.replace('{seed}', str(seed))
                 for seed in range(seeds if '{seed}' in path else 1)}
         return {seed: Trial(f'agents/{stem(path)}_there_s{seed}', adopt, AdoptConfig(
             name, hash_of(name)), weight=0.1) for seed, name in each.items()}
-    suffix = ''.join('_' + o.partition('.')[2].replace('=', '') for o in overrides)
-    out = {}
-    for seed in range(seeds):
-        config = configuration.load(path, [*overrides, f'training.seed={seed}',
-                                           'training.threads=1'])
-        out[seed] = Trial(f'agents/{Path(path).stem}{suffix}_s{seed}', train, config, weight=6.0)
-    return out
+    return {seed: Trial(f'agents/{Path(path).stem}_s{seed}', train, config_of(path, seed),
+                        weight=6.0) for seed in range(seeds)}
 
 
 def hash_of(agent: str) -> str:

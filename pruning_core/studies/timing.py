@@ -33,7 +33,7 @@ from pruning_core.studies.cut_in_training import (
     cuts_of,
 )
 from pruning_core.studies.cut_in_training import run as cut_in_training
-from pruning_core.studies.cuts import agents
+from pruning_core.studies.cuts import config_of
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.statistics import iqm, summary, verdict
@@ -107,10 +107,10 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
         return out
     # What they are cut from is their own training, so that they share no agents with others.
     return out + [Trial(f'{folder}/agent_s{seed}', cut_in_training, CutInTrainingConfig(
-        agent.config, PruningConfig(seed=seed, sparsity=settings.sparsity,
+        config_of(settings.config, seed), PruningConfig(seed=seed, sparsity=settings.sparsity,
                                     recovery_updates=settings.recovery_updates),
         settings.ways, POINTS, settings.episodes, 64, 2), weight=40.0)
-        for seed, agent in agents(settings.config, settings.agents).items()]
+        for seed in range(settings.agents)]
 
 
 class _Training:

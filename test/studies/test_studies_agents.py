@@ -15,7 +15,7 @@ import yaml
 from pruning_core import config as configuration
 from pruning_core.checkpoint import load_run
 from pruning_core.errors import AgentError, ConfigError
-from pruning_core.studies import NAMES, cuts, ema, find, scores, smoothing, stress
+from pruning_core.studies import NAMES, cuts, ema, find, scores, smoothing, stress, timing
 from pruning_core.studies.runner import Context
 from pruning_core.studies.study import Asked, run_study, settings_from
 from pruning_core.training import Trainer
@@ -207,6 +207,25 @@ def test_claims_are_paired_by_seed():
     assert again['cells']['l1_50_0']['policy_loss_percent']['n'] == 3
 
 
+def test_a_seed_that_lacks_a_size_does_not_count_towards_the_claim():
+    """Else its mean would be over other cuts than that of the others."""
+    settings = scores.Settings(seeds=4, sparsities=(0.5, 0.975), updates=(0,),
+                               scores=('combined', 'l1'))
+    results = {f'dense_s{seed}': {'planned': -100.0, 'policy': -100.0, 'macs': 1}
+               for seed in range(4)}
+    for seed in range(4):
+        for way, losses in (('combined', (10, 20)), ('l1', (0, 120))):
+            for size, loss in zip(('50', '97.5'), losses, strict=True):
+                results[f'{way}_{size}_0_s{seed}'] = {
+                    'planned': -100.0 - loss, 'policy': -100.0 - loss, 'removed': 0.5, 'macs': 1}
+    name = 'combined loses less than l1 after 0 updates, % of return'
+    assert scores.summarise(settings, results)['claims'][name]['value'] == pytest.approx(45)
+    for seed in range(3):
+        del results[f'l1_97.5_0_s{seed}']
+    found = scores.summarise(settings, results)['claims'][name]
+    assert (found['value'], found['n']) == (pytest.approx(45), 1)
+
+
 def test_correlation_is_within_groups():
     """Groups on other scales do not help: only the order inside each counts."""
     first = {'a': np.array([1.0, 2, 3]), 'b': np.array([100.0, 200, 300])}
@@ -232,11 +251,11 @@ def test_agents_that_are_there_are_taken_as_they_are(of, tmp_path):
     assert cuts.stem('runs/agents/pendulum_s{seed}/agent') == 'pendulum_s'
 
 
-def test_agents_that_are_not_there_or_cannot_be_trained_otherwise_are_refused(tmp_path):
+def test_agents_that_are_not_there_or_cannot_be_trained_are_refused(tmp_path):
     with pytest.raises(AgentError, match='pendulum_dense'):
         cuts.agents('pendulum_dens', 1)
-    with pytest.raises(ConfigError, match='it is trained already'):
-        cuts.agents('pendulum_dense', 1, ['training.episodes=3'])
+    with pytest.raises(ConfigError, match='pendulum_dense'):
+        find('timing').trials(timing.Settings(seeds=0, config='pendulum_dense'), 'timing')
     (tmp_path / 'begun').mkdir()
     with pytest.raises(AgentError, match='holds no agent.safetensors'):
         cuts.agents(str(tmp_path / 'begun'), 1)
