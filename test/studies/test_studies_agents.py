@@ -14,7 +14,10 @@ import yaml
 
 from pruning_core import config as configuration
 from pruning_core.checkpoint import load_run
+from pruning_core.config import PruningConfig
 from pruning_core.errors import AgentError, ConfigError
+from pruning_core.evaluation import evaluate, evaluation_seeds
+from pruning_core.progress import silent
 from pruning_core.studies import NAMES, cuts, ema, find, scores, smoothing, stress, timing
 from pruning_core.studies.runner import Context
 from pruning_core.studies.study import Asked, run_study, settings_from
@@ -100,6 +103,83 @@ def test_timing_of_agents(of):
             assert found['claims'][f'agents, {kind}: {told}, return']['value'] == \
                 pytest.approx(value), told
     assert not list((work / 'timing').glob('agent_s*/*/checkpoint*'))
+
+
+@pytest.fixture(scope='module')
+def scored(tiny, tmp_path_factory):
+    """A tiny agent with scores, as the trials of a study leave them; and how to cut it."""
+    work = tmp_path_factory.mktemp('scored')
+    settings = tiny('network.latent=16', 'network.hidden=24', 'training.episodes=8')
+    folders = [work / name for name in ('agent', 'ranks')]
+    for folder in folders:
+        folder.mkdir()
+    cuts.train(settings, Context(folders[0], (), silent))
+    cuts.ranks(cuts.RanksConfig(('gradient', 'l1', 'combined'), 0),
+               Context(folders[1], (folders[0],), silent))
+
+    def smaller(way, updates=0, view='', **pruning):
+        """The agent that a way leaves, its record, and what its recovery was told to do."""
+        config = cuts.CutConfig(way, PruningConfig(
+            sparsity=0.4, recovery_updates=updates, **pruning), 2, 8, 1, 0, view)
+        made = []
+        with pytest.MonkeyPatch.context() as patch:
+            real = cuts.measured
+            patch.setattr(cuts, 'measured', lambda run, *given: made.append(run) or real(
+                run, *given))
+            record = cuts.cut(config, Context(work, tuple(folders), silent))
+        return made[0].agent, record
+
+    return smaller, load_run(folders[0] / cuts.FOLDER), folders[1]
+
+
+def test_each_score_cuts_by_itself_and_keeps_the_weights_of_what_stays(scored):
+    smaller, run, ranks = scored
+    seen = {}
+    for way in ('gradient', 'l1'):
+        agent, _ = smaller(way, multiple=1, floor=1)
+        kept = agent.components['encoder'][0].weight
+        values = cuts.stored(ranks, way)['encoder.hidden1']
+        best = np.sort(np.argsort(values, kind='stable')[len(values) - len(kept):])
+        assert torch.equal(kept, run.agent.components['encoder'][0].weight[best])
+        seen[way] = best.tolist()
+    assert seen['gradient'] != seen['l1']
+
+
+def test_a_view_ranks_the_latent_and_nothing_else(scored):
+    smaller, run, ranks = scored
+    own, seen = cuts.stored(ranks, 'gradient')['latent'], {}
+    for view in ('', 'encoder->policy', 'encoder->all'):
+        agent, _ = smaller('gradient', view=view, coupling_share=1.0, multiple=1)
+        values = run.importance.view_unit_scores('gradient')[view] if view else own
+        latent = agent.components['encoder'][-1].bias
+        best = np.sort(np.argsort(values, kind='stable')[len(values) - len(latent):])
+        assert torch.equal(latent, run.agent.components['encoder'][-1].bias[best])
+        first = agent.components['encoder'][0].weight
+        assert torch.equal(first, seen.setdefault('first', first))
+        seen[view] = best.tolist()
+    assert seen[''] != seen['encoder->policy'] or seen[''] != seen['encoder->all']
+
+
+def test_training_from_scratch_has_the_updates_of_the_agent_and_of_its_recovery(scored):
+    smaller, run, _ = scored
+    pruned, _ = smaller('gradient', updates=3)
+    whole, _ = smaller('scratch', updates=3)
+    short, _ = smaller('scratch short', updates=3)
+    assert run.agent.updates > 0
+    assert (whole.updates, short.updates) == (run.agent.updates + 3, 3)
+    assert whole.widths == short.widths == pruned.widths
+    encoder = [a.components['encoder'][0].weight for a in (whole, short, pruned)]
+    assert not torch.equal(encoder[0], encoder[1]) and not torch.equal(encoder[1], encoder[2])
+
+
+def test_planned_is_planned_and_the_policy_is_the_policy(scored):
+    smaller, run, _ = scored
+    agent, record = smaller('dense')
+    seeds, env = evaluation_seeds(2), run.config.env
+    planner = run.config.with_plain_planner().planner.scaled(8, 1)
+    assert record['policy'] == evaluate(agent, env, seeds, None).mean
+    assert record['planned'] == evaluate(agent, env, seeds, planner).mean
+    assert record['planned'] != record['policy'] and record['removed'] == 0
 
 
 def test_ema_of_agents(of):

@@ -19,7 +19,7 @@ from pruning_core.errors import AgentError
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.crossovers import Crossover
 from pruning_core.progress import silent
-from pruning_core.studies import find, latent, schedule, smoothing, timing
+from pruning_core.studies import ema, find, latent, schedule, smoothing, timing
 from pruning_core.studies.claims import lowest_of_all
 from pruning_core.studies.study import Asked, run_study, settings_from
 
@@ -170,6 +170,119 @@ def test_agreement_of_resilience_with_removal():
               'importance': {'gradient': {'a': 1.0, 'b': 2.0, 'c': 3.0}}}
     assert schedule.agreement(result) == 1.0
     assert schedule.agreement(result, 'gradient') == -1.0
+
+
+def pressed(name, seed, slopes, critical, psnr, lost):
+    """A result of a trial of the schedule study."""
+    groups = dict(zip(('encoder.hidden1', 'latent', 'decoder.hidden1', 'decoder.hidden2'),
+                      zip(slopes, critical, strict=True), strict=True))
+    return {'schedule': name, 'seed': seed, 'data': '', 'psnr': psnr, 'psnr_lost': lost,
+            'zeros': 0.0, 'collapsed': {}, 'importance': {
+                s: {g: c for g, (_, c) in groups.items()} for s in latent.SIGNALS},
+            'resilience': {g: {'slope': s, 'explained': 1.0} for g, (s, _) in groups.items()},
+            'critical': {g: c for g, (_, c) in groups.items()}}
+
+
+def test_schedule_claims_on_made_up_results():
+    """Under the cosine those that do not give way are critical; without phases it is turned."""
+    runs = {}
+    for seed in range(4):
+        off = 0.01 * seed
+        for name, slopes, psnr, lost in (
+                ('none', (0, 0, 0, 0), 20.0 + off, 5.0), ('cosine', (-4, -3, -2, -1), 21.0, 7.0),
+                ('in_phase', (-1, -2, -3, -4), 18.0, 1.0)):
+            runs[f'{name}_s{seed}'] = pressed(name, seed, slopes, (1, 2, 3, 4), psnr, lost)
+    found = schedule.summarise(None, runs)
+    claims = {name: (c['value'], c['verdict']) for name, c in found['claims'].items()}
+    told = 'groups that do not give way are critical, Spearman over groups'
+    assert claims[f'cosine: {told}'] == (pytest.approx(1), 'holds')
+    assert claims[f'in_phase: {told}'] == (pytest.approx(-1), 'does not')
+    assert f'none: {told}' not in claims, 'nobody gave way'
+    assert claims['phases tell more than in_phase, Spearman'] == (pytest.approx(2), 'holds')
+    for what, cosine, in_phase in (
+            ('a cut costs less than without pressure, dB', -2, 4),
+            ('the network itself is worse than without pressure, dB', -1, 2),
+            ('a cut leaves less than without pressure, dB', 1, -2)):
+        for name, value in (('cosine', cosine), ('in_phase', in_phase)):
+            said = claims[f'{name}: {what}']
+            assert said == (pytest.approx(value, abs=0.1), 'holds' if value > 0 else 'does not')
+    assert schedule.STUDY.tell(found) and '<svg' in schedule.draw(found)['schedule.svg']
+
+
+def test_zeros_are_a_share_of_all_weights(folder):
+    """A small matrix of zeros beside a large one without is a small share."""
+    settings = AutoencoderConfig(2, (40, 3), epochs=12, seed=0,
+                                 importance=ImportanceConfig(warmup=1, record_every=1))
+    made = []
+
+    class Kept(Autoencoder):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, 'Autoencoder', Kept)
+        found = schedule.run(schedule.TrialConfig(settings, 'constant', 2.0, 3e4, 0.5,
+                                                  str(folder)),
+                             SimpleNamespace(progress=silent, folder=folder))
+    weights = np.concatenate([p.detach().abs().numpy().ravel() for m in made[0].components.values()
+                              for p in m.parameters() if p.dim() > 1])
+    assert found['zeros'] == pytest.approx((weights < 1e-6).mean()) and 0 < found['zeros'] < 1
+
+
+def test_ema_claims_on_made_up_results():
+    """0.9 is better than 0 by all figures and worse than 0.99; who lacks a figure is left out."""
+    def one(seed, moved=1.0):
+        figures = {g: {'lag': v, 'delay': None, 'misordered': v, 'crossovers': 1,
+                       'moved': v * moved if moved else None, 'psnr_lost': 3 * v}
+                   for g, v in (('0', 0.3), ('0.9', 0.2), ('0.99', 0.1))}
+        return {'seed': seed, 'psnr': 1.0, 'data': '', 'updates': 9, 'crossovers': 1,
+                'gammas': figures}
+    found = ema.summarise(None, {f's{seed}': one(seed) for seed in range(4)})
+    for what, scale in (('has groups out of order less often', 1),
+                        ('changes its choice of units less', 1), ('loses less PSNR, dB', 3)):
+        for other, value in (('0', 0.1), ('0.99', -0.1)):
+            claim = found['claims'][f'gamma 0.9 {what} than {other}']
+            assert claim['value'] == pytest.approx(scale * value)
+            assert claim['verdict'] == ('holds' if value > 0 else 'does not')
+    again = ema.summarise(None, {f's{seed}': one(seed, moved=seed > 0) for seed in range(4)})
+    assert again['claims']['gamma 0.9 changes its choice of units less than 0']['n'] == 3
+    none = ema.summarise(None, {'s0': one(0, moved=0)})
+    assert 'gamma 0.9 changes its choice of units less than 0' not in none['claims']
+    assert ema.STUDY.tell(none)
+
+
+def test_what_the_latent_study_measures(folder):
+    """Recovery trains, each score cuts by itself, and a group's cut leaves the others alone."""
+    settings = AutoencoderConfig(4, (12, 8), epochs=30, seed=1,
+                                 importance=ImportanceConfig(warmup=1, record_every=1))
+    config = latent.TrialConfig(settings, (0.5,), 2, str(folder))
+    made = []
+
+    class Kept(Autoencoder):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent, 'Autoencoder', Kept)
+        patch.setattr(latent, 'ImportanceTracker', lambda *given: made.append(
+            ImportanceTracker(*given)) or made[-1])
+        found = latent.run(config, SimpleNamespace(progress=silent, folder=folder))
+    model, tracker = made[0], made[1]
+    data, graph = images.load(str(folder)), model.graph()
+    for name in ('gradient', 'fisher', 'bayesian', 'combined'):
+        cut = model.without(lowest_of_all(graph, tracker.unit_scores(name), 0.5))
+        assert found['scores'][name]['0.5'] == pytest.approx(cut.quality(data.test).mse)
+    whole = tracker.unit_scores('combined')
+    for group, left in found['pruned']['0.5'].items():
+        cut = model.without(latent.lowest(graph, whole, [group], 0.5))
+        assert left[1] == pytest.approx(cut.quality(data.test).psnr)
+    for kind, left in found['kinds']['0.5'].items():
+        names = [g.name for g in graph.free if g.kind == kind]
+        cut = model.without(latent.lowest(graph, whole, names, 0.5))
+        assert left['cut'][1] == pytest.approx(cut.quality(data.test).psnr)
+        train(cut, data.train, settings, np.random.default_rng(1), epochs=2)
+        assert left['recovered'][1] == pytest.approx(cut.quality(data.test).psnr)
+        assert left['recovered'][1] != left['cut'][1]
 
 
 def test_a_cut_by_scores_that_are_not_there_is_refused():
