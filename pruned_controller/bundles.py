@@ -82,7 +82,7 @@ class BundleDesk:
         bundle, origin = self._first()
         # Only before control begins is there time to measure.
         model, slowest_s = load(bundle, origin, self._budget(), measure=True)
-        self._warn_if_slow(bundle, slowest_s)
+        self._warn(bundle, slowest_s)
         self.switch = ModelSwitch(model, ProbationSettings(
             settings['swap.window_ticks'], settings['swap.max_worse'],
             settings['swap.max_stability_loss']))
@@ -177,7 +177,7 @@ class BundleDesk:
         if self._trials is not None and bundle.path is not None and not again:
             self._trials.run(bundle.path, bundle.hash)
         model, slowest_s = load(bundle, origin, self._budget())
-        self._warn_if_slow(bundle, slowest_s)
+        self._warn(bundle, slowest_s)
         said = ''
         if self._running() and not again:
             compute = self.switch.active.compute
@@ -217,7 +217,10 @@ class BundleDesk:
         return PlanBudget(s['planner.samples'], s['planner.iterations'], s['planner.threads'],
                           s['planner.seed'], s['planner.fit'])
 
-    def _warn_if_slow(self, bundle: Bundle, slowest_s: float) -> None:
+    def _warn(self, bundle: Bundle, slowest_s: float) -> None:
+        if failed := bundle.manifest.failed_gates:
+            self._log.warning(f'bundle {bundle.hash[:16]} failed its gates and was exported by '
+                              f'force: {"; ".join(failed)}')
         period_s = bundle.manifest.period_s
         if slowest_s > period_s and not 0 < self._s['planner.budget'] < period_s:
             self._log.warning(

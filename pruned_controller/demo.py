@@ -381,6 +381,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PruningError as error:
         sys.stderr.write(f'{type(error).__name__}: {error}\n')
         return 2
+    except OSError as error:
+        said = explain('a demo was asked for', f'the system refused: {error}',
+                       'a folder that can be written, with room on its disk',
+                       'give another --out, or make room; every node was stopped')
+        sys.stderr.write(f'{type(error).__name__}: {said}\n')
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write('interrupted; every node was stopped, and what was measured so far, if '
                          'anything, is in the run folder\n')

@@ -324,10 +324,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(options, missing(f"'{options.command}' was asked for", name, _EXTRAS[name]),
                      FAILED)
     except OSError as error:
+        left = ('nothing half-written was kept' if options.command != 'record' else
+                f"what lies in '{options.out}' is cut off")
         full = PruningError(
             explain(f"'{options.command}' was asked for", f'the system refused: {error}',
                     'a folder that can be written, with room on its disk',
-                    'give another --out, or make room; nothing half-written was kept'))
+                    f'give another --out, or make room; {left}'))
         return _fail(options, full, FAILED)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
@@ -342,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = 'nothing half-written was kept'
         if options.command in ('train', 'study'):
             again = 'start the same command again to go on'
+        elif options.command == 'record':
+            again = f"'{options.out}' holds what was recorded until then"
         elif options.command == 'prune':
             again += ('; with pruning.steps above 1, those done were: the same command goes on '
                       'there')
@@ -706,6 +710,7 @@ def _inspect(options: argparse.Namespace) -> int:
         bundle = open_bundle(path)
         m = bundle.manifest
         return _tell(options, {
+            **({'FAILED ITS GATES': '; '.join(m.failed_gates)} if m.failed_gates else {}),
             'bundle': str(path), 'hash': bundle.hash, 'parent': m.parent, 'plant': m.env_id,
             'period s': m.period_s, 'observation': ', '.join(m.observation.names),
             'action': ', '.join(m.action.names), 'parameters': m.parameters,

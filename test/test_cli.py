@@ -190,6 +190,10 @@ def test_an_agent_that_failed_its_gates_is_exported_only_by_force(said, answer, 
     said(REFUSED, 'export', '--agent', tmp_path / 'bad', '--out', tmp_path / 'bundle')
     assert not (tmp_path / 'bundle').exists()
     answer('export', '--agent', tmp_path / 'bad', '--out', tmp_path / 'bundle', '--force')
+    seen = answer('inspect', tmp_path / 'bundle')
+    assert ' ms' in seen['FAILED ITS GATES'], 'it says so ever after'
+    answer('export', '--agent', trained, '--out', tmp_path / 'good')
+    assert 'FAILED ITS GATES' not in answer('inspect', tmp_path / 'good')
 
 
 def test_inspect_an_agent(answer, main, capsys, trained, bundled):

@@ -102,7 +102,8 @@ class Manifest:
         parameters: now, and `dense_parameters` before pruning.
         macs: multiply-accumulates of one full plan now, and `dense_macs` before pruning.
         parent: hash of the bundle it was pruned from, or None.
-        gates: what was checked before it was published, with the figures.
+        gates: what was checked before it was published, with the figures; `failed` among them
+            where it was not passed.
         lyapunov: stability candidate of the plant, where it has a goal.
         opset: ONNX operator set of the graphs.
         config: the resolved configuration.
@@ -134,6 +135,12 @@ class Manifest:
     def sparsity(self) -> float:
         """Share of the dense parameters that are gone."""
         return 1 - self.parameters / self.dense_parameters
+
+    @property
+    def failed_gates(self) -> tuple[str, ...]:
+        """Which gates refused it, in words; such a bundle was exported by force."""
+        failed = self.gates.get('failed', ())
+        return tuple(map(str, failed)) if isinstance(failed, (list, tuple)) else (str(failed),)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; infinite limits become None."""

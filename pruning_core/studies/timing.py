@@ -298,6 +298,6 @@ STUDY = Study(
     settings=Settings,
     quick={'latent': 128, 'hidden': (128, 64), 'seeds': 3, 'epochs': 12, 'episodes': 5,
            'config': 'config/pendulum_quick.yaml', 'agents': 3, 'sparsity': 0.7, 'warmup': 5},
-    cost='quick 4 minutes, full 2 hours',
+    cost='quick 5 minutes, full 2 hours',
     trials=trials, summarise=summarise, draw=draw, tell=tell)
 

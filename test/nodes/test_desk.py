@@ -63,6 +63,23 @@ def proven(desk):
     return model
 
 
+def test_a_bundle_that_failed_its_gates_is_warned_of_at_the_start_and_when_it_comes(
+        open_desk, bundles, tmp_path):
+    first, other = (write(tmp_path / f'failed-{i}', dataclasses.replace(
+        b.manifest, gates={**b.manifest.gates, 'failed': [f'it fell {i} times']}), b.graphs)
+        for i, b in enumerate(bundles[:2]))
+    desk = open_desk(bundle=str(first.path))
+
+    def warned():
+        return [t for k, t in desk.said if k == 'warning' and 'failed its gates' in t]
+    assert len(warned()) == 1 and 'it fell 0 times' in warned()[0]
+    receive(desk, other)
+    assert len(warned()) == 2
+    assert 'it fell 1 times' in warned()[1] and other.hash[:16] in warned()[1]
+    receive(desk, bundles[1])
+    assert len(warned()) == 2
+
+
 def test_a_received_bundle_waits_for_the_loop_and_is_stored(open_desk, bundles):
     desk = open_desk(running=True)
     said = receive(desk, bundles[1])

@@ -25,6 +25,15 @@ def demo(*arguments):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def test_a_file_where_its_folder_should_be_is_named(tmp_path):
+    (tmp_path / 'out').write_text('mine')
+    run = demo('--out', tmp_path / 'out')
+    said, errors = run.communicate(timeout=60)
+    assert run.returncode == 2 and 'Traceback' not in errors
+    assert str(tmp_path / 'out') in errors and 'a folder that can be written' in errors
+    assert (tmp_path / 'out').read_text() == 'mine'
+
+
 def nodes_of(folder):
     """Processes that were started with that run folder in their arguments."""
     found = []
