@@ -74,14 +74,24 @@ def _demos(paths: Sequence[Path], letters: Sequence[str]) -> str:
 
 def _agents(paths: Sequence[Path], letters: Sequence[str]) -> str:
     facts = [_facts(path) for path in paths]
+    measured, why = _on_common_seeds(facts)
+    if any('gate' in fact['evaluation'] for fact in facts):
+        for fact, found in zip(facts, measured, strict=False):
+            fact['shown'] |= _row('gate', found)
     names = list(dict.fromkeys(name for fact in facts for name in fact['shown']))
     parts = [section('Compared', table([('', *letters), *(
         (name, *(fact['shown'].get(name, '-') for fact in facts)) for name in names)]))]
-    points = [fact['point'] for fact in facts if fact['point']]
-    if len(points) == len(paths):
+    if measured:
+        points = [{'removed': fact['removed'], 'p50_s': None, 'p99_s': None,
+                   **{key: found[key] for key in ('mean', 'low', 'high')},
+                   **(fact['latency'] or {})}
+                  for fact, found in zip(facts, measured, strict=True)]
+        seeds = len(measured[0]['seeds'])
         parts.append(section('What the cut costs and buys', figure(
-            'Left: mean return on the seeds of the gate. Right: a whole plan, from the median to '
-            'the 99 % quantile.', partial(figures.trade, points))))
+            f'Left: mean return on the same {seeds} seeds. Right: a whole plan, from the median '
+            'to the 99 % quantile.', partial(figures.trade, points))))
+    else:
+        parts.append(section('What the cut costs and buys', f'<p>{text(why)}</p>'))
     plans = [fact['plan'] for fact in facts]
     if all(plans):
         groups = list(dict.fromkeys(name for plan in plans for name in plan['sizes']))
@@ -99,6 +109,35 @@ def _agents(paths: Sequence[Path], letters: Sequence[str]) -> str:
     return '\n'.join(parts)
 
 
+def _on_common_seeds(facts: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The return of every agent on the same seeds of one plant; where there is none, why.
+
+    What a gate has measured of an agent, or what the gate of a smaller one has of it as the dense
+    agent that it was cut from; else what training ended with.
+    """
+    if len({fact['settings'].get('env.id') for fact in facts}) > 1:
+        return [], 'They control different plants, whose returns cannot be held together.'
+    dense = [(fact['dense'], fact['evaluation']['dense']) for fact in facts
+             if fact['dense'] and 'dense' in fact['evaluation']]
+    found = []
+    for fact in facts:
+        own = fact['evaluation'].get('gate') or next(
+            (e for size, e in dense if size == fact['parameters'] and not fact['removed']), None)
+        found.append(own or fact['evaluation'].get('planned'))
+    if not all(found):
+        return [], 'Not all of them were evaluated.'
+    if len({tuple(e['seeds']) for e in found}) > 1:
+        return [], ('Their returns are of different seeds. On the same ones: python -m '
+                    'pruning_core evaluate --agent FOLDER --episodes 20 --write, for each.')
+    return found, ''
+
+
+def _row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    return {f'{name}: mean return': f"{found['mean']:.1f}",
+            f'{name}: 95 % interval': f"{found['low']:.1f} to {found['high']:.1f}",
+            f'{name}: worst': f"{found['worst']:.1f}"}
+
+
 def _kept(plan: Mapping[str, Any], group: str) -> str:
     if group not in plan['sizes']:
         return '-'
@@ -107,32 +146,28 @@ def _kept(plan: Mapping[str, Any], group: str) -> str:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What one agent folder tells: rows to show, a point to draw, its plan and its settings."""
+    """What one agent folder tells: rows to show, what it was measured by, plan and settings."""
     plan, evaluation, lineage = (
         read_json(path / name) if (path / name).is_file() else {}
         for name in (files.PLAN, files.EVALUATION, files.LINEAGE))
-    shown, removed = {'parameters': f'{_parameters(path):,}'}, 0.0
+    parameters = _parameters(path)
+    shown, removed = {'parameters': f'{parameters:,}'}, 0.0
     if plan:
         removed = 1 - plan['parameters_left'] / plan['parameters']
         shown |= {'parameters removed': f'{removed:.1%}',
                   'asked for': budget_text(plan, 'requested'),
                   'ranked by': plan['score'], 'shared out': plan['allocation']}
     for name, e in evaluation.items():
-        shown |= {f'{name}: mean return': f"{e['mean']:.1f}",
-                  f'{name}: 95 % interval': f"{e['low']:.1f} to {e['high']:.1f}",
-                  f'{name}: worst': f"{e['worst']:.1f}"}
+        shown |= _row(name, e)
     gates = lineage.get('gates', {})
     latency = gates.get('latency')
     if latency:
         shown |= {'plan, median': f"{1e3 * latency['p50_s']:.1f} ms",
                   'plan, 99 %': f"{1e3 * latency['p99_s']:.1f} ms",
                   'gates': 'failed' if lineage.get('failed') else 'passed'}
-    measured = evaluation.get('gate') or evaluation.get('planned')
-    point = None
-    if measured:
-        point = {'removed': removed, 'p50_s': None, 'p99_s': None,
-                 **{key: measured[key] for key in ('mean', 'low', 'high')}, **(latency or {})}
-    return {'shown': shown, 'plan': plan, 'point': point, 'settings': _flat(path)}
+    return {'shown': shown, 'plan': plan, 'settings': _flat(path), 'removed': removed,
+            'parameters': parameters, 'evaluation': evaluation, 'latency': latency,
+            'dense': lineage.get('dense', {}).get('parameters')}
 
 
 def _parameters(path: Path) -> int:

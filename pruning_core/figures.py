@@ -126,12 +126,14 @@ def _mark(axes: Sequence[Axes], events: Sequence[Mapping[str, Any]]) -> None:
     for event in events:
         for axis in axes:
             axis.axvline(event['t'], color='#bbb', lw=0.8, ls=':')
-    last = -math.inf
-    for event in events[:-1]:
-        if event['t'] - last < 0.02 * events[-1]['t']:
-            continue  # two names would stand on each other; the page's list has them all
-        last = event['t']
-        axes[0].annotate(event['what'].partition(':')[0], (last, 1.0), (2, 2),
+    following = math.inf
+    for event in reversed(events[:-1]):
+        if following - event['t'] < 0.02 * events[-1]['t']:
+            # Two names would stand on each other; what came of it says more, as the swap does
+            # after the gates. The page's list has them all.
+            continue
+        following = event['t']
+        axes[0].annotate(event['what'].partition(':')[0], (following, 1.0), (2, 2),
                          xycoords=('data', 'axes fraction'), textcoords='offset points',
                          ha='left', va='bottom', fontsize=7, color=SOFT)
 

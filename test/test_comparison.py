@@ -53,6 +53,33 @@ def test_every_folder_is_a_column(folders, tmp_path):
     assert table['parameters removed'] == ['-', table['parameters removed'][1], f'{removed:.1%}']
 
 
+def test_the_dense_agent_is_shown_by_what_the_gate_measured_of_it(folders, tmp_path):
+    """On the seeds of the gate; what training ended with is of others."""
+    dense, some, _ = (shutil.copytree(f, tmp_path / f.name) for f in folders)
+    trained_with = {'seeds': [7, 8, 9], 'mean': -1.5, 'low': -2, 'high': -1, 'worst': -2,
+                    'returns': [-1, -1.5, -2]}
+    write_json(dense / EVALUATION, {'planned': trained_with})
+    write_json(some / EVALUATION, {**evaluation(-120.5), 'dense': evaluation(-100.5)['gate']})
+    page = write_comparison([dense, some], tmp_path / 'page.html')
+    table = rows(page)
+    assert table['gate: mean return'] == ['-100.5', '-120.5']
+    assert table['planned: mean return'] == ['-1.5', '-']
+    assert 'on the same 2 seeds' in page.read_text()
+
+    write_json(some / EVALUATION, evaluation(-120.5))  # and nothing of the dense one
+    page = write_comparison([dense, some], tmp_path / 'page.html')
+    assert rows(page)['gate: mean return'] == ['-', '-120.5']
+    assert 'of different seeds' in page.read_text() and 'same 2 seeds' not in page.read_text()
+
+
+def test_returns_on_different_plants_are_not_drawn_together(folders, tmp_path):
+    dense, some, _ = (shutil.copytree(f, tmp_path / f.name) for f in folders)
+    config = (some / CONFIG).read_text()
+    (some / CONFIG).write_text(config.replace('id: Pendulum-v1', 'id: arm:Arm'))
+    page = write_comparison([dense, some], tmp_path / 'page.html').read_text()
+    assert 'different plants' in page and 'on the same 2 seeds' not in page
+
+
 def test_groups_and_settings_stand_side_by_side(folders, tmp_path):
     table = rows(write_comparison(folders[1:], tmp_path / 'page.html'))
     assert table['pruning.sparsity'] == ['0.3', '0.6']

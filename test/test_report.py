@@ -58,6 +58,17 @@ def test_the_table_has_every_figure_and_the_factor(result):
     assert row('return, mean') == ['-500.0', '-130.0']
 
 
+def test_of_events_that_follow_each_other_the_later_one_is_named(result):
+    """The swap comes half a second after the gates, and is what the picture is about."""
+    events = result['events']
+    result['events'] = [events[0], {'t': 29.5, 'what': 'gates passed, bundle published'},
+                        *events[1:]]
+    drawn = figures.timeline(result)
+    named = [what for what in ('dense runs', 'gates passed', 'swapped in', 'done')
+             if what in drawn]
+    assert named == ['dense runs', 'swapped in']
+
+
 def test_a_run_cut_off_before_the_swap_still_has_a_page(result, tmp_path):
     del result['pruned']
     (tmp_path / 'result.json').write_text(json.dumps(result))
