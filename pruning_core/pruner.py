@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def prune(run: Run, settings: PruningConfig, folder: Path, *, parent: str | None
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
     try:
         try:
-            result = _prune(run, settings, work, steps, parent, progress, began)
+            result = _prune(run, settings, work, folder, steps, parent, progress, began)
         except GateError:
             _publish(work, steps, folder)
             raise
@@ -130,8 +130,9 @@ def _publish(work: Path, steps: Path, folder: Path) -> None:
         ) from error
 
 
-def _prune(run: Run, settings: PruningConfig, folder: Path, steps: Path, parent: str | None,
-           progress: Progress, began: float) -> Pruned:
+def _prune(run: Run, settings: PruningConfig, folder: Path, lasting: Path, steps: Path,
+           parent: str | None, progress: Progress, began: float) -> Pruned:
+    """Prune into a folder, which becomes the lasting one when it is complete."""
     if parent is None and (run.folder / BUNDLE / MANIFEST).is_file():
         parent = open_bundle(run.folder / BUNDLE).hash
     agent, config = run.agent, dataclasses.replace(run.config, pruning=settings)
@@ -169,21 +170,23 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, steps: Path, parent:
         gates['latency'] = measure_latency(candidate, settings.gate_latency_share, progress)
         if settings.latency_ms:
             gates['latency']['allowed_p50_s'] = 1e-3 * settings.latency_ms
-    failed = _failures(gates)
+    failures = _failures(gates)
+    failed = [failure.what for failure in failures]
     files.write_json(folder / files.LINEAGE, {
         'parent': parent, 'dense': dense, 'gates': gates, 'failed': failed})
     metrics = JsonlWriter(folder / files.METRICS)
     metrics.write({'event': 'pruned', 'achieved': plan.achieved, 'gates': gates,
                    'steps': taken,
                    'refits': [refit._asdict() for refit in shrunk.refits],
-                   'failed': list(failed), 'seconds': round(time.perf_counter() - began, 2)})
+                   'failed': failed, 'seconds': round(time.perf_counter() - began, 2)})
     metrics.close()
     if failed:
         raise GateError(
             explain('a pruned agent was to be published', '; '.join(failed),
                     'the limits in the pruning section of the configuration',
-                    'prune less, recover longer, or loosen the gate; the agent is kept, with its '
-                    'figures and without a bundle')
+                    ', or '.join([*dict.fromkeys(f.remedy for f in failures),
+                                  'loosen the gate'])
+                    + f"; the agent is kept in '{lasting}', with its figures and without a bundle")
         )
     bundle = write(folder / BUNDLE, dataclasses.replace(manifest, gates=gates), graphs)
     return Pruned(folder, bundle, plan, gates, time.perf_counter() - began)
@@ -246,25 +249,40 @@ def measure_latency(bundle: Bundle, share: float, progress: Progress = silent) -
             'allowed_share': share}
 
 
-def _failures(gates: Mapping[str, Any]) -> list[str]:
+class _Failure(NamedTuple):
+    """What a gate found, and what helps."""
+
+    what: str
+    remedy: str
+
+
+_BETTER = 'prune less or recover longer'
+_FASTER = ('prune more, plan less (planner.samples, planner.iterations), or measure on a quiet '
+           'machine')
+
+
+def _failures(gates: Mapping[str, Any]) -> list[_Failure]:
     failed = []
     ret, latency = gates['return'], gates['latency']
     if not ret['loss'] <= ret['allowed_loss']:
-        failed.append(f"return {ret['pruned']:.1f} against {ret['dense']:.1f} dense is a loss of "
-                      f"{ret['loss']:.1%}, allowed {ret['allowed_loss']:.1%}")
+        failed.append(_Failure(
+            f"return {ret['pruned']:.1f} against {ret['dense']:.1f} dense is a loss of "
+            f"{ret['loss']:.1%}, allowed {ret['allowed_loss']:.1%}", _BETTER))
     budget_s = latency.get('allowed_p50_s', float('inf'))
     if not latency['p50_s'] <= budget_s:
-        failed.append(f"half of all plans take more than {latency['p50_s'] * 1e3:.1f} ms, "
-                      f'the budget is {budget_s * 1e3:g} ms')
+        failed.append(_Failure(
+            f"half of all plans take more than {latency['p50_s'] * 1e3:.1f} ms, "
+            f'the budget is {budget_s * 1e3:g} ms', _FASTER))
     stability = gates.get('stability')
     if stability and not stability['bound'] <= stability['allowed']:
-        failed.append(
+        failed.append(_Failure(
             f"from {stability['violations']} of {stability['states']} states V has not fallen "
             f"after {stability['periods']} periods: at most {stability['bound']:.1%} of all "
             f"(95 %), allowed {stability['allowed']:.1%}; {FAILING_STATES} has them, to see one: "
-            'python -m pruning_core replay --agent FOLDER --state=...')
+            'python -m pruning_core replay --agent FOLDER --state=...', _BETTER))
     allowed_s = latency['allowed_share'] * latency['period_s']
     if latency['allowed_share'] > 0 and not latency['p99_s'] <= allowed_s:
-        failed.append(f"99 % of plans take up to {latency['p99_s'] * 1e3:.1f} ms, "
-                      f'allowed {allowed_s * 1e3:.1f} ms')
+        failed.append(_Failure(
+            f"99 % of plans take up to {latency['p99_s'] * 1e3:.1f} ms, "
+            f'allowed {allowed_s * 1e3:.1f} ms', _FASTER))
     return failed

@@ -185,8 +185,10 @@ def test_a_pruned_agents_bundle_can_be_exported_again_to_the_byte(answer, traine
 
 
 def test_an_agent_that_failed_its_gates_is_exported_only_by_force(said, answer, trained, tmp_path):
-    said(REFUSED, 'prune', '--agent', trained, '--out', tmp_path / 'bad', '--set',
-         'pruning.gate_latency_share=1e-9')
+    refused = said(REFUSED, 'prune', '--agent', trained, '--out', tmp_path / 'bad', '--set',
+                   'pruning.gate_latency_share=1e-9')
+    assert 'prune more, plan less' in refused and 'prune less' not in refused, 'time is short'
+    assert f"kept in '{tmp_path / 'bad'}'" in refused
     said(REFUSED, 'export', '--agent', tmp_path / 'bad', '--out', tmp_path / 'bundle')
     assert not (tmp_path / 'bundle').exists()
     answer('export', '--agent', tmp_path / 'bad', '--out', tmp_path / 'bundle', '--force')

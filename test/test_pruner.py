@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pruning_core import pruner
 from pruning_core.channels import trace
 from pruning_core.checkpoint import (
     AGENT,
@@ -303,3 +304,17 @@ def test_a_cut_that_does_not_verify_is_refused(run, pruned, tmp_path):
     with pytest.raises((GroupError, RuntimeError)):
         pruned(score='l1')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_helps_depends_on_the_gate():
+    """Less is better for a return, and slower."""
+    worse = {'loss': 0.5, 'allowed_loss': 0.1, 'pruned': -15.0, 'dense': -10.0}
+    slow = {'p50_s': 0.1, 'p99_s': 0.2, 'period_s': 0.05, 'allowed_share': 1.0}
+    fine, quick = {**worse, 'loss': 0.0}, {**slow, 'p99_s': 0.01}
+
+    def remedies(**gates):
+        return {f.remedy.partition(' or')[0].partition(',')[0] for f in pruner._failures(gates)}
+    assert remedies(**{'return': fine, 'latency': quick}) == set()
+    assert remedies(**{'return': worse, 'latency': quick}) == {'prune less'}
+    assert remedies(**{'return': fine, 'latency': slow}) == {'prune more'}
+    assert remedies(**{'return': worse, 'latency': slow}) == {'prune less', 'prune more'}
