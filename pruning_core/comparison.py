@@ -112,18 +112,17 @@ def _agents(paths: Sequence[Path], letters: Sequence[str]) -> str:
 def _on_common_seeds(facts: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     """The return of every agent on the same seeds of one plant; where there is none, why.
 
-    What a gate has measured of an agent, or what the gate of a smaller one has of it as the dense
-    agent that it was cut from; else what training ended with.
+    What a gate has measured of an agent, or the gate of a smaller one of it, as the agent that
+    it was cut from; else what training ended with.
     """
     if len({fact['settings'].get('env.id') for fact in facts}) > 1:
         return [], 'They control different plants, whose returns cannot be held together.'
-    dense = [(fact['dense'], fact['evaluation']['dense']) for fact in facts
-             if fact['dense'] and 'dense' in fact['evaluation']]
+    cut_from = {fact['of']: fact['evaluation']['dense'] for fact in facts
+                if fact['of'] and 'dense' in fact['evaluation']}
     found = []
     for fact in facts:
-        own = fact['evaluation'].get('gate') or next(
-            (e for size, e in dense if size == fact['parameters'] and not fact['removed']), None)
-        found.append(own or fact['evaluation'].get('planned'))
+        found.append(fact['evaluation'].get('gate') or cut_from.get(fact['weights'])
+                     or fact['evaluation'].get('planned'))
     if not all(found):
         return [], 'Not all of them were evaluated.'
     if len({tuple(e['seeds']) for e in found}) > 1:
@@ -150,8 +149,7 @@ def _facts(path: Path) -> dict[str, Any]:
     plan, evaluation, lineage = (
         read_json(path / name) if (path / name).is_file() else {}
         for name in (files.PLAN, files.EVALUATION, files.LINEAGE))
-    parameters = _parameters(path)
-    shown, removed = {'parameters': f'{parameters:,}'}, 0.0
+    shown, removed = {'parameters': f'{_parameters(path):,}'}, 0.0
     if plan:
         removed = 1 - plan['parameters_left'] / plan['parameters']
         shown |= {'parameters removed': f'{removed:.1%}',
@@ -166,8 +164,8 @@ def _facts(path: Path) -> dict[str, Any]:
                   'plan, 99 %': f"{1e3 * latency['p99_s']:.1f} ms",
                   'gates': 'failed' if lineage.get('failed') else 'passed'}
     return {'shown': shown, 'plan': plan, 'settings': _flat(path), 'removed': removed,
-            'parameters': parameters, 'evaluation': evaluation, 'latency': latency,
-            'dense': lineage.get('dense', {}).get('parameters')}
+            'evaluation': evaluation, 'latency': latency, 'of': lineage.get('of'),
+            'weights': files.weights_hash(path)}
 
 
 def _parameters(path: Path) -> int:

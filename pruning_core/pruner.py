@@ -173,7 +173,8 @@ def _prune(run: Run, settings: PruningConfig, folder: Path, lasting: Path, steps
     failures = _failures(gates)
     failed = [failure.what for failure in failures]
     files.write_json(folder / files.LINEAGE, {
-        'parent': parent, 'dense': dense, 'gates': gates, 'failed': failed})
+        'parent': parent, 'dense': dense, 'of': files.weights_hash(run.folder),
+        'gates': gates, 'failed': failed})
     metrics = JsonlWriter(folder / files.METRICS)
     metrics.write({'event': 'pruned', 'achieved': plan.achieved, 'gates': gates,
                    'steps': taken,

@@ -349,7 +349,7 @@ class Trainer:
             'config': configuration.to_dict(self.config), 'plant': self._plant(),
             'replay': replay, **self._agent_state(), 'best': self.best,
             'pressure': self.pressure.state_dict(),
-            'recorder': self.recorder.state_dict() if self.recorder is not None else None,
+            'recorder': self._recorded if self.recorder is None else self.recorder.state_dict(),
             'generator': self.generator.get_state(), 'rng': self.rng.bit_generator.state,
             'noise': [g.get_state() for g in self.noise.generators],
             'episode': self.episode, 'decisions': self.decisions, 'owed': self.owed,

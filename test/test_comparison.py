@@ -10,7 +10,14 @@ import shutil
 
 import pytest
 
-from pruning_core.checkpoint import AGENT, CONFIG, EVALUATION, load_run, write_json
+from pruning_core.checkpoint import (
+    AGENT,
+    CONFIG,
+    EVALUATION,
+    load_run,
+    save_run,
+    write_json,
+)
 from pruning_core.comparison import write_comparison
 from pruning_core.errors import AgentError
 from pruning_core.pruner import prune
@@ -65,6 +72,13 @@ def test_the_dense_agent_is_shown_by_what_the_gate_measured_of_it(folders, tmp_p
     assert table['gate: mean return'] == ['-100.5', '-120.5']
     assert table['planned: mean return'] == ['-1.5', '-']
     assert 'on the same 2 seeds' in page.read_text()
+
+    run = load_run(dense)  # another agent of the same widths is not the one that was cut
+    next(run.agent.components.parameters()).data += 1.0
+    save_run(tmp_path / 'other', run.config, run.agent, run.importance, None)
+    write_json(tmp_path / 'other' / EVALUATION, {'planned': trained_with})
+    page = write_comparison([tmp_path / 'other', some], tmp_path / 'page.html')
+    assert rows(page)['gate: mean return'] == ['-', '-120.5']
 
     write_json(some / EVALUATION, evaluation(-120.5))  # and nothing of the dense one
     page = write_comparison([dense, some], tmp_path / 'page.html')

@@ -92,6 +92,7 @@ def run(config: CutInTrainingConfig, context: Context) -> dict[str, Any]:
                 if cuts[0][0] == trainer.episode:
                     _end(config, context, trainer, way, point, cuts)
 
+        branch()  # a checkpoint is written before the ways that branch off there have ended
         trainer.after_episode = branch
         trainer.run()
     whole = planning_plainly(folder)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.config import ImportanceConfig, PruningConfig
+from pruning_core.errors import ConfigError, explain
 from pruning_core.importance import ImportanceTracker
 from pruning_core.importance.ranking import agreement
 from pruning_core.studies.claims import lowest_of_all, spoken
@@ -96,7 +97,11 @@ class TrialConfig:
 
 
 def trials(settings: Settings, folder: str) -> list[Trial]:
-    """An autoencoder per seed; agents at every point."""
+    """An autoencoder per seed, and an agent per seed; each is cut in every way.
+
+    Raises:
+        ConfigError: agents whose training does not end by its episodes.
+    """
     measured = ImportanceConfig(warmup=settings.warmup)
     digest = images.digest(settings.data) if settings.seeds else ''
     out = [Trial(f'{folder}/s{seed}', run, TrialConfig(
@@ -105,12 +110,19 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
         settings.share, settings.data, digest), weight=8.0) for seed in range(settings.seeds)]
     if not settings.config:
         return out
+    made = [config_of(settings.config, seed) for seed in range(settings.agents)]
+    if any(agent.training.decisions for agent in made):
+        raise ConfigError(
+            explain(f"agents of '{settings.config}' were to be cut on the way",
+                    'training.decisions ends their training, wherever its episodes are then',
+                    'a training that ends by training.episodes, as the points are shares of them',
+                    'set training.decisions to 0 in a copy of that file'))
     # What they are cut from is their own training, so that they share no agents with others.
     return out + [Trial(f'{folder}/agent_s{seed}', cut_in_training, CutInTrainingConfig(
-        config_of(settings.config, seed), PruningConfig(seed=seed, sparsity=settings.sparsity,
+        agent, PruningConfig(seed=seed, sparsity=settings.sparsity,
                                     recovery_updates=settings.recovery_updates),
         settings.ways, POINTS, settings.episodes, 64, 2), weight=40.0)
-        for seed in range(settings.agents)]
+        for seed, agent in enumerate(made)]
 
 
 class _Training:

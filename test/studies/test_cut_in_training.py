@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -149,8 +150,14 @@ def test_the_whole_training_is_what_it_would_be_without_branches(settings, found
     assert found[0]['ways'][0]['way'] == 'never' and found[0]['ways'][0]['removed'] == 0
 
 
-def test_interrupted_it_ends_with_the_same(settings, found, tmp_path):
-    """In a branch, in the whole training, and in another branch."""
+@pytest.mark.parametrize('every', [1, 2])
+def test_interrupted_it_ends_with_the_same(settings, found, tmp_path, every):
+    """In a branch, in the whole training, and in another branch.
+
+    With a checkpoint after every episode the branch begins at one, which the whole goes on from.
+    """
+    settings = dataclasses.replace(settings, training=dataclasses.replace(
+        settings.training, checkpoint_every=every))
     stops = [('steps 1', 7), ('train', 5), ('once 0.5', 7)]
 
     def interrupt(phase, done, total, /, **facts):

@@ -331,9 +331,13 @@ def test_agents_that_are_there_are_taken_as_they_are(of, tmp_path):
     assert cuts.stem('runs/agents/pendulum_s{seed}/agent') == 'pendulum_s'
 
 
-def test_agents_that_are_not_there_or_cannot_be_trained_are_refused(tmp_path):
+def test_agents_that_are_not_there_or_cannot_be_trained_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
     with pytest.raises(AgentError, match='pendulum_dense'):
         cuts.agents('pendulum_dens', 1)
+    with pytest.raises(ConfigError, match='decisions ends their training'):
+        find('timing').trials(timing.Settings(
+            seeds=0, config='config/inverted_double_pendulum.yaml'), 'timing')
     with pytest.raises(ConfigError, match='pendulum_dense'):
         find('timing').trials(timing.Settings(seeds=0, config='pendulum_dense'), 'timing')
     (tmp_path / 'begun').mkdir()
