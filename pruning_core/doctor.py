@@ -35,7 +35,7 @@ from pruning_core.importance import SIGNALS
 from pruning_core.importance.crossovers import crossovers
 from pruning_core.importance.history import HISTORY, History, read_history
 from pruning_core.importance.ranking import agreement
-from pruning_core.sparsity import SEPARATE, cycles, neighbour_correlation, resilience
+from pruning_core.sparsity import SEPARATE, neighbour_correlation, resiliences
 
 Array = npt.NDArray[np.float64]
 _LASTS = 5  # rows that a state must last, and over which means are taken
@@ -258,10 +258,8 @@ def _facts(history: History, config: Config) -> dict[str, Any]:
     for signal in SIGNALS:
         found = crossovers(history.updates, history.signals[signal], history.groups)
         facts[f'crossovers, {signal}'] = len(found)
-    own = cycles(config.sparsity, len(history.groups))
-    for g, group in enumerate(history.groups):
-        answer = resilience(history.updates.astype(float), history.pressure[:, g],
-                            history.norm[:, g], own[g])
+    answers = resiliences(config.sparsity, history.updates, history.pressure, history.norm)
+    for group, answer in zip(history.groups, answers, strict=True):
         if answer is not None:
             swing = config.sparsity.lambda_max - config.sparsity.lambda_min
             change = math.expm1(answer.slope * swing)

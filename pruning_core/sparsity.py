@@ -281,3 +281,18 @@ def resilience(updates: Array, pressure: Array, norm: Array, cycle: float) -> Re
         if explained > best.explained:
             best = Resilience(slope, rows * spacing, explained)
     return best
+
+
+def resiliences(config: SparsityConfig, updates: npt.ArrayLike, pressure: Array, norm: Array
+                ) -> list[Resilience | None]:
+    """Resilience of every group, each by the cycle of its own pressure; see `resilience`.
+
+    Args:
+        config: schedule and period.
+        updates: (T,) ascending and evenly spaced.
+        pressure: (T, G) lambda of each group; `norm` their norms.
+        norm: see there.
+    """
+    own = cycles(config, pressure.shape[1])
+    return [resilience(np.asarray(updates, float), pressure[:, g], norm[:, g], cycle)
+            for g, cycle in enumerate(own)]

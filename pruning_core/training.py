@@ -102,10 +102,7 @@ class Trainer:
         self.rng = np.random.default_rng(seed)
         self.agent = Agent(Widths.dense(config.network, observations, actions), config.agent,
                            self.generator)
-        graph, components = self.agent.graph(), dict(self.agent.components.items())
-        self.importance = ImportanceTracker(graph, components, config.importance)
-        self.agent.on_gradients = self.importance.observe
-        self.pressure = SparsityPressure(graph, components, config.sparsity)
+        self._watch()
         self.recorder: Recorder | None = None
         self._recorded: dict[str, Any] | None = None  # state of the recorder to go on from
         self.after_update: Callable[[], object] = lambda: None
@@ -208,14 +205,18 @@ class Trainer:
             GroupError: the cut does not verify; the agent is as it was.
         """
         cut(self.agent, plan)
-        graph, components = self.agent.graph(), dict(self.agent.components.items())
-        self.importance = ImportanceTracker(graph, components, self.config.importance)
-        self.agent.on_gradients = self.importance.observe
-        self.pressure = SparsityPressure(graph, components, self.config.sparsity)
+        self._watch()
         self.best = self._recorded = None
         if self.recorder is not None:
             self.recorder.close()
             self.recorder = self._new_recorder()
+
+    def _watch(self) -> None:
+        """Measure importance and press on groups from now on, of the agent as it is."""
+        graph, components = self.agent.graph(), dict(self.agent.components.items())
+        self.importance = ImportanceTracker(graph, components, self.config.importance)
+        self.agent.on_gradients = self.importance.observe
+        self.pressure = SparsityPressure(graph, components, self.config.sparsity)
 
     def _new_recorder(self) -> Recorder | None:
         every = self.config.importance.record_every

@@ -22,6 +22,7 @@ from pruning_core.sparsity import (
     cycles,
     neighbour_correlation,
     resilience,
+    resiliences,
 )
 
 RATE = 1e-2
@@ -225,8 +226,7 @@ def test_resilience_tells_who_gives_way_under_every_schedule(schedule, lasting):
     for row in range(len(t)):
         answer[row] = (lasting * answer[row - 1] if row else 0) - 1e-4 * strengths * pressure[row]
     own = cycles(config, 5)
-    found = [resilience(t, pressure[:, g], np.exp(answer[:, g] + 1e-5 * t), own[g])
-             for g in range(5)]
+    found = resiliences(config, t, pressure, np.exp(answer + 1e-5 * t[:, None]))
     assert all(f.slope < 0 for f in found)
     assert all(0 <= f.lag <= own[g] / 4 for g, f in enumerate(found))
     if schedule != 'frequencies' or lasting == 0:  # what sums up answers less to what is faster

@@ -43,9 +43,9 @@ SCORES_FILE, FOLDER = 'scores.npz', 'agent'
 OURS, SCRATCH, SCRATCH_SHORT = 'ours', 'scratch', 'scratch short'
 
 
-def config_of(path: str, seed: int) -> Config:
+def config_of(path: str, seed: int, *overrides: str) -> Config:
     """Configuration of one training of an agent, on one thread, so that it can be made again."""
-    return configuration.load(path, [f'training.seed={seed}', 'training.threads=1'])
+    return configuration.load(path, [f'training.seed={seed}', 'training.threads=1', *overrides])
 
 
 def agents(path: str, seeds: int) -> dict[int, Trial]:

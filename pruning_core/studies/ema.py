@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pruning_core import config as configuration
 from pruning_core import images
 from pruning_core.autoencoder import Autoencoder, AutoencoderConfig, Watchers, train
 from pruning_core.checkpoint import Run, load_run
@@ -24,7 +23,7 @@ from pruning_core.config import Config, PruningConfig
 from pruning_core.evaluation import evaluate, evaluation_seeds
 from pruning_core.shrinking import shrink
 from pruning_core.studies.claims import lowest_of_all, spoken
-from pruning_core.studies.cuts import FOLDER, by_score, plan_by
+from pruning_core.studies.cuts import FOLDER, by_score, config_of, plan_by
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
 from pruning_core.studies.smoothing import Watch, WatchConfig
@@ -97,10 +96,9 @@ def trials(settings: Settings, folder: str) -> list[Trial]:
         AutoencoderConfig(settings.latent, settings.hidden, settings.epochs, seed=seed),
         watch, settings.share, settings.data, digest)) for seed in range(settings.seeds)]
     if settings.config:
-        out += [Trial(f'{folder}/agent_s{seed}', run_agent, AgentConfig(configuration.load(
-            settings.config, [f'training.seed={seed}', 'training.threads=1',
-                              'importance.every=1', 'importance.fisher=batch',
-                              'training.evaluate_every=0', 'training.keep_best=false']),
+        out += [Trial(f'{folder}/agent_s{seed}', run_agent, AgentConfig(config_of(
+            settings.config, seed, 'importance.every=1', 'importance.fisher=batch',
+            'training.evaluate_every=0', 'training.keep_best=false'),
             watch, settings.share, settings.episodes), weight=6.0)
             for seed in range(settings.agents)]
     return out

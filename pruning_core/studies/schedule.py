@@ -20,7 +20,7 @@ from pruning_core.autoencoder import Autoencoder, AutoencoderConfig
 from pruning_core.config import SCHEDULES, ImportanceConfig, SparsityConfig
 from pruning_core.importance import SIGNALS, ImportanceTracker
 from pruning_core.plans import Plan
-from pruning_core.sparsity import SparsityPressure, cycles, neighbour_correlation, resilience
+from pruning_core.sparsity import SparsityPressure, neighbour_correlation, resiliences
 from pruning_core.studies.claims import lowest, lowest_of_all, spoken, train_recorded
 from pruning_core.studies.pictures import Panel, panels
 from pruning_core.studies.runner import Context, Trial
@@ -95,12 +95,10 @@ def run(config: TrialConfig, context: Context) -> dict[str, Any]:
     def lost(plan: Plan) -> float:
         return dense.psnr - model.without(plan).quality(data.test).psnr
 
-    slopes, own = {}, cycles(sparsity, len(history.groups))
-    for i, group in enumerate(history.groups):
-        found = resilience(history.updates.astype(float), history.pressure[:, i],
-                           history.norm[:, i], own[i])
-        slopes[group] = None if found is None else {
-            'slope': 1e3 * found.slope, 'explained': found.explained}
+    answers = resiliences(sparsity, history.updates, history.pressure, history.norm)
+    slopes = {group: None if found is None else {
+        'slope': 1e3 * found.slope, 'explained': found.explained}
+        for group, found in zip(history.groups, answers, strict=True)}
     critical = {g.name: lost(lowest(graph, scores, [g.name], config.share)) for g in graph.free}
     matrices = [p.detach() for m in model.components.values() for p in m.parameters()
                 if p.dim() > 1]

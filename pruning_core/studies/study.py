@@ -157,17 +157,17 @@ def _converted(key: str, before: Any, given: Any) -> Any:
     """A value as YAML read it, of the kind that the setting has."""
     if isinstance(before, tuple):
         if not isinstance(given, list):
-            raise _of_another_kind(key, given, given, f'a list, such as {list(before)}')
+            raise _of_another_kind(key, given, f'a list, such as {list(before)}')
         return tuple(_converted(key, before[0], v) if before else v for v in given)
     if type(before) is float and type(given) is int:
         given = float(given)
     if type(given) is not type(before):
-        raise _of_another_kind(key, given, given, f'a {type(before).__name__}')
+        raise _of_another_kind(key, given, f'a {type(before).__name__}')
     return given
 
 
-def _of_another_kind(key: str, value: Any, found: Any, allowed: str) -> ConfigError:
-    return ConfigError(explain(f'{key} was set to {value!r}', f'a {type(found).__name__}', allowed,
+def _of_another_kind(key: str, value: Any, allowed: str) -> ConfigError:
+    return ConfigError(explain(f'{key} was set to {value!r}', f'a {type(value).__name__}', allowed,
                                'correct --set'))
 
 

@@ -209,18 +209,22 @@ def test_schedule_claims_on_made_up_results():
     assert schedule.STUDY.tell(found) and '<svg' in schedule.draw(found)['schedule.svg']
 
 
+def kept_in(made):
+    """The autoencoder, with every one that is made put into a list."""
+    class Kept(Autoencoder):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+    return Kept
+
+
 def test_zeros_are_a_share_of_all_weights(folder):
     """A small matrix of zeros beside a large one without is a small share."""
     settings = AutoencoderConfig(2, (40, 3), epochs=12, seed=0,
                                  importance=ImportanceConfig(warmup=1, record_every=1))
     made = []
-
-    class Kept(Autoencoder):
-        def __init__(self, *given):
-            super().__init__(*given)
-            made.append(self)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, 'Autoencoder', Kept)
+        patch.setattr(schedule, 'Autoencoder', kept_in(made))
         found = schedule.run(schedule.TrialConfig(settings, 'constant', 2.0, 3e4, 0.5,
                                                   str(folder)),
                              SimpleNamespace(progress=silent, folder=folder))
@@ -257,13 +261,8 @@ def test_what_the_latent_study_measures(folder):
                                  importance=ImportanceConfig(warmup=1, record_every=1))
     config = latent.TrialConfig(settings, (0.5,), 2, str(folder))
     made = []
-
-    class Kept(Autoencoder):
-        def __init__(self, *given):
-            super().__init__(*given)
-            made.append(self)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent, 'Autoencoder', Kept)
+        patch.setattr(latent, 'Autoencoder', kept_in(made))
         patch.setattr(latent, 'ImportanceTracker', lambda *given: made.append(
             ImportanceTracker(*given)) or made[-1])
         found = latent.run(config, SimpleNamespace(progress=silent, folder=folder))
